@@ -1,0 +1,48 @@
+# Two commands do everything on a fresh machine with Python >= 3.11 and make:  make demo   make test
+# PYTHON=python3.12 chooses the interpreter, PIP_FLAGS=... is handed to pip (a mirror, an offline folder, a CPU build).
+PYTHON ?= python3
+PIP_FLAGS ?=
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint test-lowest clean
+
+help:
+	@echo "make demo         run every operator on a photograph moved by a known flow, write motionspec-demo/report.html"
+	@echo "make test         lint, type check and run all tests"
+	@echo "make lint         ruff and mypy only"
+	@echo "make test-lowest  the oracle with the lowest NumPy and SciPy that pyproject.toml admits, without torch"
+	@echo "make clean        remove .venv and build products"
+
+# The stamp is younger than what it was made from, or the environment is brought up to date.
+.venv/.stamp: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "motionspec needs Python 3.11 or later; $(PYTHON) is `$(PYTHON) -V`. Try: make PYTHON=python3.12 ..."; exit 1; }
+	@echo "== creating .venv with the versions of constraints.txt (a few minutes the first time)"
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e '.[test]'
+	@touch $@
+
+demo: .venv/.stamp
+	$(BIN)/motionspec demo
+
+test: lint
+	@echo "== tests"
+	$(BIN)/python -m pytest -n auto --dist worksteal
+
+lint: .venv/.stamp
+	@echo "== ruff, then mypy on an installed copy"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	@rm -rf build
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target build/typecheck .
+	$(BIN)/mypy
+
+test-lowest:
+	@echo "== a throw-away environment: lowest NumPy and SciPy, no torch"
+	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) 'numpy==1.26.*' 'scipy==1.11.*' pytest pytest-timeout hypothesis -e .
+	build/lowest/bin/python -m pytest
+
+clean:
+	rm -rf .venv build *.egg-info

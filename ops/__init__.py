@@ -1,0 +1,12 @@
+"""The operators in PyTorch. Same stems, names and arguments as `motionspec.refimpl`, which this never imports.
+
+Every function takes `impl="auto" | "torch"`. bfloat16 and float16 are computed in float32 and rounded once.
+"""
+
+if __name__ != "motionspec.ops":
+    raise ImportError(f"import motionspec.ops, not {__name__}: the folder is a part of the package motionspec")
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("motionspec.ops needs PyTorch: pip install 'motionspec[torch]'", name="torch") from error
