@@ -1,0 +1,27 @@
+"""What every reference checks before it computes."""
+
+from typing import Any
+
+import numpy as np
+
+from motionspec.checks import message, shapes
+
+Array = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def arrays(operator: str, /, *, nonfinite: tuple[str, ...] = (), **arguments: tuple[Any, str]) -> list[Array]:
+    """Check NumPy arrays against shape patterns (see `motionspec.checks.shapes`) and return them as float64 (exact).
+
+    Raises TypeError unless an argument is a floating-point array, ValueError for shapes, and for values that are NaN or
+    infinite in an argument not named in `nonfinite`: the oracle states no meaning for them.
+    """
+    for name, (array, _) in arguments.items():
+        if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
+            got = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise TypeError(message(operator, name, "a floating-point NumPy array", got))
+    shapes(operator, **arguments)
+    for name, (array, _) in arguments.items():
+        if name not in nonfinite and not np.isfinite(array).all():
+            first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
+            raise ValueError(message(operator, name, "finite values", f"{array[first]} at {first}"))
+    return [array.astype(np.float64) for array, _ in arguments.values()]
