@@ -1,0 +1,109 @@
+"""The inputs an implementation is judged on: reproducible byte for byte from (equation, number, seed)."""
+
+import zlib
+from typing import Any
+
+import numpy as np
+
+from motionspec.refimpl.equations import EQUATIONS
+
+DTYPES = ("float64", "float32", "bfloat16", "float16")
+HALF = ("bfloat16", "float16")
+
+# From the smallest up; 1, odd and non-square sides. S stands beside C where an equation has two channel counts.
+SIZES = (
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 1},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 3},
+    {"N": 1, "S": 2, "C": 1, "T": 3, "H": 4, "W": 1},
+    {"N": 2, "S": 1, "C": 1, "T": 2, "H": 2, "W": 3},
+    {"N": 1, "S": 1, "C": 2, "T": 3, "H": 3, "W": 2},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 5, "W": 7},
+    {"N": 1, "S": 3, "C": 2, "T": 2, "H": 6, "W": 5},
+    {"N": 2, "S": 1, "C": 2, "T": 2, "H": 7, "W": 4},
+    {"N": 2, "S": 2, "C": 3, "T": 4, "H": 5, "W": 6},
+    {"N": 1, "S": 2, "C": 3, "T": 3, "H": 9, "W": 11},
+)
+SCALES = (1.0, 2.0**-10, 2.0**10)
+
+
+def scale(k: int) -> float:
+    """The magnitude of the values in case number k."""
+    return SCALES[k // 2 % len(SCALES)]
+
+
+def is_smooth(k: int) -> bool:
+    """Whether case number k stays 1e-3 away from every kink; the others lie on a coarse lattice that contains them."""
+    return k % 2 == 0
+
+
+def sizes(k: int) -> dict[str, int]:
+    """The array sizes of case number k."""
+    return SIZES[k % len(SIZES)]
+
+
+def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
+    """The nearest values that `dtype` can hold, as float64."""
+    if dtype == "bfloat16":  # NumPy has none: round float32's upper half, ties to even
+        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        bits = bits + 0x7FFF + ((bits >> 16) & 1)
+        return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+    return array.astype(dtype).astype(np.float64)
+
+
+class SeededFill:
+    """A `fill` for `Equation.inputs` from raw PCG64 output: NumPy promises to keep that stream, not its distributions."""
+
+    def __init__(self, key: tuple[int, ...], scale: float, smooth: bool, dtype: str):
+        self.bits, self.scale, self.smooth, self.dtype = np.random.PCG64(key), scale, smooth, dtype
+
+    def _uniform(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Uniform in [0, 1)."""
+        raw = np.asarray(self.bits.random_raw(int(np.prod(shape))), np.uint64)
+        return ((raw >> np.uint64(11)) * 2.0**-53).reshape(shape)
+
+    def _flow(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Displacements of up to about half the map, so that some leave it and most do not."""
+        reach = np.array([shape[-1], shape[-2]]).reshape((1, 2) + (1,) * (len(shape) - 2)) // 2 + 1
+        whole = np.floor(self._uniform(shape) * 2 * reach) - reach
+        fraction = self._uniform(shape)
+        if not self.smooth:
+            return whole + np.floor(2 * fraction) / 2
+        if self.dtype in HALF:  # 1/16 to 15/16: exact in 8 bits next to a whole part below 8
+            return whole + (1 + np.floor(15 * fraction)) / 16
+        return whole + 1e-3 + (1 - 2e-3) * fraction
+
+    def __call__(self, name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
+        if kind == "flow":
+            return rounded(self._flow(shape), self.dtype)
+        value = 2 * self._uniform(shape) - 1
+        if not self.smooth:
+            value = np.round(4 * value) / 4
+        elif kind == "nonzero":
+            value = np.copysign(1e-3 + (1 - 1e-3) * np.abs(value), value)
+        return rounded(self.scale * value, self.dtype)
+
+
+def exact_case(equation: str, k: int, *, seed: int = 0, dtype: str = "float64") -> dict[str, np.ndarray]:
+    """Inputs number k as float64 arrays that hold values of `dtype`: what the oracle gets."""
+    row = EQUATIONS[equation]
+    fill = SeededFill((seed, zlib.crc32(equation.encode()), k), scale(k), is_smooth(k), dtype)
+    return row.inputs(fill, **{dim: sizes(k)[dim] for dim in row.dims})
+
+
+def case(
+    equation: str, k: int, *, seed: int = 0, dtype: str = "float64", framework: str = "numpy", device: str = "cpu"
+) -> dict[str, Any]:
+    """Inputs number k of an equation, by argument name, as `motionspec check` hands them to an implementation.
+
+    `list(case("warp.bilinear", 3).values())` are the positional arguments. Raises KeyError for an unknown equation.
+    """
+    return convert(exact_case(equation, k, seed=seed, dtype=dtype), dtype=dtype, framework=framework, device=device)
+
+
+def convert(arrays: dict[str, np.ndarray], *, dtype: str, framework: str, device: str) -> dict[str, Any]:
+    """Fresh, contiguous NumPy arrays or torch tensors of `dtype` from float64 arrays."""
+    if framework == "numpy":
+        return {name: np.array(array, dtype, order="C") for name, array in arrays.items()}
+    import torch
+
+    return {name: torch.tensor(array, dtype=getattr(torch, dtype), device=device) for name, array in arrays.items()}

@@ -1,0 +1,24 @@
+"""Shared by all tests: where real data lies, and how hard Hypothesis searches."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# `make test` repeats the same examples each time; HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("repeatable", derandomize=True, max_examples=25, deadline=None, database=None)
+settings.register_profile(
+    "explore", max_examples=400, deadline=None, print_blob=True, suppress_health_check=list(HealthCheck)
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
+
+
+@pytest.fixture(scope="session")
+def realdata() -> Path:
+    """The folder of real clips and flow pairs ($MOTIONSPEC_REALDATA); the test is skipped where there is none."""
+    root = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("MOTIONSPEC_REALDATA", root.parent / "shared" / "realdata"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}: set MOTIONSPEC_REALDATA")
+    return folder

@@ -1,0 +1,74 @@
+"""What the generated tests share: rows with their variants, and Hypothesis as a fill."""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import hypothesis.extra.numpy as hnp
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+
+from motionspec.cli.cases import HALF, rounded
+from motionspec.refimpl.equations import EQUATIONS, Equation
+
+DIMS = {
+    "N": st.integers(1, 2),
+    "C": st.integers(1, 3),
+    "S": st.integers(1, 2),
+    "T": st.integers(2, 4),
+    "H": st.integers(1, 6),
+    "W": st.integers(1, 7),
+}
+
+
+def each_row() -> pytest.MarkDecorator:
+    """Once per row."""
+    return pytest.mark.parametrize("row", EQUATIONS.values(), ids=EQUATIONS.keys())
+
+
+def each_variant() -> pytest.MarkDecorator:
+    """Once per row and variant."""
+    pairs = [(row, dict(variant)) for row in EQUATIONS.values() for variant in row.variants]
+    names = ["-".join([row.id, *map(str, variant.values())]) for row, variant in pairs]
+    return pytest.mark.parametrize("row, variant", pairs, ids=names)
+
+
+def operator(row: Equation) -> Callable[..., Any]:
+    """The torch operator of a row, found by its name."""
+    stem, name = row.id.split(".")
+    return getattr(importlib.import_module(f"motionspec.ops.{stem}"), name)
+
+
+def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str) -> Callable[..., np.ndarray]:
+    """A fill that Hypothesis draws and shrinks."""
+
+    def fill(name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
+        def array(elements: st.SearchStrategy) -> np.ndarray:
+            return draw(hnp.arrays(np.float64, shape, elements=elements, fill=st.nothing()))
+
+        if kind == "flow":
+            whole = array(st.integers(-5, 5).map(float))
+            if not smooth:
+                return whole + array(st.sampled_from([0.0, 0.5]))
+            if dtype in HALF:
+                return whole + array(st.integers(1, 15).map(lambda k: k / 16))
+            return whole + array(st.floats(1e-3, 1 - 1e-3))
+        if not smooth:
+            value = array(st.integers(-4, 4).map(lambda k: k / 4))
+        elif kind == "nonzero":
+            value = array(st.floats(1e-3, 1.0) | st.floats(-1.0, -1e-3))
+        else:
+            value = array(st.floats(-1.0, 1.0, allow_subnormal=False))
+        return rounded(scale * value, dtype)
+
+    return fill
+
+
+@st.composite
+def inputs(draw: Any, row: Equation, dtype: str, smooth: bool | None = None) -> tuple[dict[str, np.ndarray], float]:
+    """Valid inputs of a row as float64 arrays that hold values of `dtype`, and their scale: large, 1 or tiny."""
+    scale = 2.0 ** draw(st.sampled_from([0, -3, 3] if dtype in HALF else [0, -20, 20]))
+    smooth = draw(st.booleans()) if smooth is None else smooth
+    sizes = {dim: draw(DIMS[dim]) for dim in row.dims}
+    return row.inputs(drawn_fill(draw, scale, smooth, dtype), **sizes), scale

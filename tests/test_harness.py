@@ -1,0 +1,217 @@
+"""The harness rejects planted defects: what it cannot see, no test that uses it can."""
+
+import numpy as np
+import pytest
+from generated import each_row, each_variant
+
+from motionspec.cli.cases import DTYPES, case, exact_case, is_smooth, rounded
+from motionspec.cli.check import TOLERANCE, as_outputs, compare, directional, judge
+from motionspec.cli.runner import Runner
+from motionspec.refimpl import warp
+from motionspec.refimpl.equations import EQUATIONS
+
+HERE = Runner(timeout=None)
+
+
+def verdicts(function, equation, **options):
+    return judge(function, equation, HERE, **options)
+
+
+# -- the comparison ----------------------------------------------------------------------------------------------------
+
+WANT = np.linspace(-1, 1, 120).reshape(2, 3, 4, 5)
+
+
+def test_compare_accepts_the_same_values_and_rounding():
+    assert compare(WANT, WANT, 0, 0).ok
+    assert compare(WANT * (1 + 1e-15), WANT, 1e-14, 0).ok
+
+
+@pytest.mark.parametrize("value", [1e-9, np.nan, np.inf, -np.inf])
+def test_compare_names_one_wrong_pixel(value):
+    got = WANT.copy()
+    got[1, 2, 0, 3] += value
+    result = compare(got, WANT, 1e-12, 1e-12)
+    assert not result.ok
+    assert result.first == result.index == (1, 2, 0, 3)
+    assert result.wrong == 1
+
+
+def test_compare_tells_the_first_from_the_worst():
+    got = WANT.copy()
+    got[0, 0, 0, 1] += 1e-9
+    got[1, 0, 0, 0] += 1e-3
+    result = compare(got, WANT, 1e-12, 1e-12)
+    assert (result.first, result.index, result.wrong) == ((0, 0, 0, 1), (1, 0, 0, 0), 2)
+    assert result.error == pytest.approx(1e-3)
+
+
+def test_compare_does_not_broadcast():
+    with pytest.raises(ValueError, match="shapes differ"):
+        compare(WANT[:1], WANT, 1, 1)
+    with pytest.raises(ValueError, match="shapes differ"):
+        compare(np.float64(0.0) * WANT[0], WANT, 1, 1)
+
+
+def test_compare_takes_nan_and_infinity_only_where_they_belong():
+    want = np.array([np.nan, np.inf, -np.inf, 1.0])
+    assert compare(want, want, 0, 0).ok
+    for i, wrong in enumerate([0.0, -np.inf, np.nan, np.nan]):
+        got = want.copy()
+        got[i] = wrong
+        assert compare(got, want, 1, 1).first == (i,)
+
+
+def test_tolerance_does_not_grow_with_the_array_or_its_largest_value():
+    want = np.zeros(10**6)
+    want[0] = 1e6
+    got = want.copy()
+    got[-1] = 1e-5
+    assert not compare(got, want, *TOLERANCE["float32"]).ok
+
+
+def test_tolerances_are_below_what_the_next_coarser_type_can_do():
+    """Half precision inside a float32 operator must show: its rounding is larger than the tolerance."""
+    unit = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-9}
+    assert TOLERANCE["float64"][0] < unit["float32"]
+    assert TOLERANCE["float32"][0] < unit["float16"] / 100
+    for half in ("float16", "bfloat16"):
+        assert unit[half] < TOLERANCE[half][0] < 1.02 * unit[half]
+
+
+# -- inputs ------------------------------------------------------------------------------------------------------------
+
+
+def test_cases_are_the_same_bytes_for_a_seed_and_others_for_another():
+    first, again, other = (case("warp.bilinear", 6, seed=s) for s in (0, 0, 1))
+    assert all(first[k].tobytes() == again[k].tobytes() for k in first)
+    assert all(first[k].tobytes() != other[k].tobytes() for k in first)
+    # Fixed for good: golden vectors rest on it.
+    assert [v.hex() for v in case("off.cross_gradient", 0)["f"].ravel()] == ["0x1.58c42918f105ep-1"]
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_row()
+def test_cases_hold_values_of_their_dtype_and_keep_away_from_kinks(row, dtype):
+    for k in range(12):
+        for name, array in exact_case(row.id, k, dtype=dtype).items():
+            assert np.isfinite(array).all()
+            np.testing.assert_array_equal(array, rounded(array, dtype))
+            if name == "flow" and is_smooth(k):
+                assert (np.abs(array - np.round(array)) > 0.9e-3).all()
+            if name == "flow" and not is_smooth(k) and array.size > 20:
+                assert (array == np.round(array)).any()  # the lattice holds the kinks
+
+
+def test_rounding_to_bfloat16_is_torch_s():
+    torch = pytest.importorskip("torch")
+    values = np.random.default_rng(0).normal(size=1000) * 2.0 ** np.arange(-100, 100).repeat(5)
+    ties = 1 + np.arange(64) * 2.0**-8
+    values = np.concatenate([values, ties, -ties, [0.0, -0.0]])
+    want = torch.tensor(values).float().bfloat16().double().numpy()
+    np.testing.assert_array_equal(rounded(values, "bfloat16"), want)
+
+
+# -- planted defects, in each row --------------------------------------------------------------------------------------
+
+
+@each_variant()
+def test_the_reference_agrees_with_itself(row, variant):
+    (verdict,) = verdicts(lambda *args: row.reference(*args, **variant), row.id, variant=variant)
+    assert verdict.ok, verdict
+    assert verdict.cases == 40
+    assert verdict.error == 0
+
+
+@pytest.mark.parametrize("defect", ["pixel", "nan", "transposed", "broadcast", "half", "shape", "count", "dtype"])
+@each_variant()
+def test_planted_defects_are_rejected(row, variant, defect):
+    def wrong(*args):
+        result = row.reference(*args, **variant)
+        first, *rest = as_outputs(result)
+        if defect == "pixel":
+            first = first.copy()
+            first.flat[first.size // 2] += 1e-6
+        elif defect == "nan":
+            first = first.copy()
+            first.flat[-1] = np.nan
+        elif defect == "transposed" and first.shape[-1] == first.shape[-2]:
+            first = first.swapaxes(-1, -2)
+        elif defect == "transposed":  # of the right shape, in the wrong order
+            first = first.swapaxes(-1, -2).reshape(first.shape)
+        elif defect == "broadcast":  # one row for all
+            first = np.broadcast_to(first[..., :1, :], first.shape).copy()
+        elif defect == "half":
+            halves = [a.astype(np.float16).astype(np.float64) for a in args]
+            first = as_outputs(row.reference(*halves, **variant))[0]
+        elif defect == "shape":
+            first = first[..., None]
+        elif defect == "count":
+            return (*as_outputs(result), first)
+        elif defect == "dtype":
+            first = first.astype(np.float32)
+        return (first, *rest) if rest else first
+
+    (verdict,) = verdicts(wrong, row.id, variant=variant)
+    kind = {"nan": "returns NaN", "shape": "wrong shape", "count": "wrong shape", "dtype": "wrong dtype"}
+    assert verdict.kind == kind.get(defect, "differs")
+    assert verdict.failure is not None
+
+
+MUTANTS = [(row, label, mutant) for row in EQUATIONS.values() for label, mutant in row.mutants]
+
+
+@pytest.mark.parametrize("row, label, mutant", MUTANTS, ids=[f"{row.id}: {label}" for row, label, _ in MUTANTS])
+def test_plausible_mistakes_are_rejected(row, label, mutant):
+    for verdict in verdicts(mutant, row.id):
+        assert verdict.kind == "differs", verdict
+
+
+def test_every_row_has_a_mutant():
+    assert all(row.mutants for row in EQUATIONS.values())
+
+
+# -- planted defects in gradients --------------------------------------------------------------------------------------
+
+GRADIENT_DEFECTS = {
+    "sound": lambda x, flow: (x, flow),
+    "cut": lambda x, flow: (x, flow.detach()),
+    "scaled": lambda x, flow: (x, 1.001 * flow - 0.001 * flow.detach()),
+    "zero": lambda x, flow: (x, flow.detach() + 0.0 * flow),
+    "flipped": lambda x, flow: (2 * x.detach() - x, flow),
+}
+
+
+@pytest.mark.parametrize("defect", GRADIENT_DEFECTS)
+def test_wrong_gradients_are_rejected(defect):
+    """The value stays right: only the comparison with the reference's central differences can see these."""
+    torch = pytest.importorskip("torch")
+    from motionspec.ops import warp as op
+
+    def wrong(x, flow):
+        return op.bilinear(*GRADIENT_DEFECTS[defect](x, flow))
+
+    found = {v.checked: v for v in verdicts(wrong, "warp.bilinear", framework="torch", grad=True, cases=20)}
+    assert found["value"].ok
+    expected = {
+        "sound": ("agrees", "agrees"),
+        "cut": ("agrees", "no gradient"),
+        "scaled": ("agrees", "differs"),
+        "zero": ("agrees", "differs"),
+        "flipped": ("differs", "agrees"),
+    }[defect]
+    assert (found["gradient of x"].kind, found["gradient of flow"].kind) == expected
+    assert torch.is_grad_enabled()
+
+
+def test_central_differences_of_the_reference_see_a_flipped_sign():
+    row = EQUATIONS["warp.bilinear"]
+    arrays = exact_case(row.id, 6)
+    direction = np.zeros_like(arrays["flow"])
+    direction[0, 0, 3, 2] = 1.0
+    weights = [np.ones_like(arrays["x"])]
+    slope = directional(row, {}, arrays, "flow", direction, weights, 1e-7)
+    ahead = warp.bilinear(arrays["x"], arrays["flow"] + 1e-4 * direction).sum()
+    here = warp.bilinear(arrays["x"], arrays["flow"]).sum()
+    assert slope != 0
+    assert (ahead - here) / 1e-4 == pytest.approx(slope, rel=1e-6)
