@@ -1,0 +1,266 @@
+"""Everything generated from the table: each operator equals its equation, in value and gradient."""
+
+import warnings
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from generated import each_row, each_variant, inputs, operator
+from hypothesis import given, settings
+
+torch = pytest.importorskip("torch")
+
+from motionspec.checks import message  # noqa: E402
+from motionspec.cli.cases import DTYPES, convert, exact_case  # noqa: E402
+from motionspec.cli.check import (  # noqa: E402
+    as_outputs,
+    compare,
+    cotangents,
+    directional,
+    directions,
+    forward_tolerance,
+    gradient_tolerance,
+)
+from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
+
+SMALL = 5  # number of a case of size (1, 1, 5, 7): holds every border and corner
+SMOOTH = 8  # number of a case of several channels and clips away from kinks
+
+
+@pytest.fixture(autouse=True)
+def nan_in_new_buffers():
+    """An element that nobody writes shows up as NaN."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    assert torch.utils.deterministic.fill_uninitialized_memory
+    assert torch.isnan(torch.empty(3)).all()
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+def tensors(arrays, dtype="float64"):
+    return convert(arrays, dtype=dtype, framework="torch", device="cpu")
+
+
+def assert_agrees(row, got, want, dtype, scale=1.0):
+    got = [got] if isinstance(got, torch.Tensor) else list(got)
+    assert len(got) == len(want) == len(row.outputs)
+    for name, g, w, degree in zip(row.outputs, got, want, row.degree, strict=True):
+        assert g.dtype == (torch.bool if w.dtype == bool else getattr(torch, dtype)), name
+        result = compare(g.detach().double().numpy(), w, *forward_tolerance(dtype, scale**degree))
+        assert result.ok, f"{name}{result.first}: error {result.error} > {result.tolerance}, {result.wrong} wrong"
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_variant()
+@given(data=st.data())
+def test_operator_equals_reference(row, variant, dtype, data):
+    arrays, scale = data.draw(inputs(row, dtype))
+    got = operator(row)(*tensors(arrays, dtype).values(), **variant)
+    assert_agrees(row, got, as_outputs(row.reference(**arrays, **variant)), dtype, scale)
+
+
+@each_variant()
+@given(data=st.data())
+@settings(max_examples=10)
+def test_gradient_equals_central_differences_of_the_reference(row, variant, data):
+    arrays, scale = data.draw(inputs(row, "float64", smooth=True))
+    args = {name: t.requires_grad_(True) for name, t in tensors(arrays).items()}
+    got = operator(row)(*args.values(), **variant)
+    got = [got] if isinstance(got, torch.Tensor) else list(got)
+    weights = cotangents(row, as_outputs(row.reference(**arrays, **variant)), 0, "float64")
+    pairs = [(g, torch.tensor(w)) for g, w in zip(got, weights, strict=True) if w is not None]
+    gradients = torch.autograd.grad([g for g, _ in pairs], list(args.values()), [w for _, w in pairs])
+    assert tuple(args) == row.differentiable
+    for name, gradient in zip(args, gradients, strict=True):
+        relative, absolute = gradient_tolerance(row, name, "float64", scale)
+        step = 1e-7 * (1.0 if name == "flow" else scale)
+        for index, direction in directions(gradient.shape, 0, limit=24):
+            want = directional(row, variant, arrays, name, direction, weights, step)
+            along = gradient.numpy() * direction
+            size = float(np.abs(along).sum())
+            assert abs(along.sum() - want) <= absolute + relative * (abs(want) + size), (name, index, along.sum(), want)
+
+
+@pytest.mark.parametrize("k", [0, 4, 6], ids=["1x1", "3x2", "6x5"])
+@each_variant()
+def test_gradcheck_and_gradgradcheck(row, variant, k):
+    def function(*args):
+        got = operator(row)(*args, **variant)
+        outputs = [got] if isinstance(got, torch.Tensor) else list(got)
+        return tuple(g for g in outputs if g.dtype != torch.bool)
+
+    args = [t.requires_grad_(True) for t in tensors(exact_case(row.id, k)).values()]
+    # fast_mode compares along random directions: the elementwise check is the one against the reference above.
+    assert torch.autograd.gradcheck(function, args, fast_mode=k == 6)
+    assert torch.autograd.gradgradcheck(function, args, fast_mode=k == 6)
+
+
+def strided(t):
+    """The same values as every second element of a larger buffer of NaN."""
+    big = torch.full([2 * s for s in t.shape], torch.nan, dtype=t.dtype)
+    view = big[tuple(slice(None, None, 2) for _ in t.shape)]
+    view.copy_(t)
+    return view
+
+
+def channels_last(t):
+    return t.contiguous(memory_format=torch.channels_last if t.ndim == 4 else torch.channels_last_3d)
+
+
+def transposed(t):
+    return t.transpose(-1, -2).contiguous().transpose(-1, -2)
+
+
+@pytest.mark.parametrize("layout", [strided, channels_last, transposed])
+@each_variant()
+def test_layout_of_the_inputs_does_not_matter(row, variant, layout):
+    arrays = exact_case(row.id, SMOOTH)
+    want = as_outputs(row.reference(**arrays, **variant))
+    args = {name: layout(t).detach().requires_grad_(True) for name, t in tensors(arrays).items()}
+    assert all(a.shape == arrays[name].shape for name, a in args.items())
+    got = operator(row)(*args.values(), **variant)
+    assert_agrees(row, got, want, "float64")
+
+
+@each_variant()
+def test_expanded_inputs(row, variant):
+    """A batch that repeats one sample without copying it, with its gradient summed over the repeats."""
+    arrays = {name: array[:1] for name, array in exact_case(row.id, SMOOTH).items()}
+    leaves = {name: t.requires_grad_(True) for name, t in tensors(arrays).items()}
+    args = [t.expand(3, *t.shape[1:]) for t in leaves.values()]
+    got = operator(row)(*args, **variant)
+    want = [w.repeat(3, axis=0) for w in as_outputs(row.reference(**arrays, **variant))]
+    assert_agrees(row, got, want, "float64")
+    once = operator(row)(*leaves.values(), **variant)
+    pick = (lambda o: o) if isinstance(got, torch.Tensor) else (lambda o: o[0])
+    thrice = torch.autograd.grad(pick(got).sum(), list(leaves.values()), allow_unused=True)
+    single = torch.autograd.grad(pick(once).sum(), list(leaves.values()), allow_unused=True)
+    for a, b in zip(thrice, single, strict=True):
+        torch.testing.assert_close(a, 3 * b, rtol=1e-12, atol=1e-12)
+
+
+@each_variant()
+def test_empty_batch(row, variant):
+    arrays = {name: array[:0] for name, array in exact_case(row.id, SMOOTH).items()}
+    assert_agrees(
+        row,
+        operator(row)(*tensors(arrays).values(), **variant),
+        as_outputs(row.reference(**arrays, **variant)),
+        "float64",
+    )
+
+
+def both_errors(row, args, kinds):
+    """The reference's and the operator's error for the same bad call."""
+    with pytest.raises(kinds) as reference:
+        row.reference(**args)
+    as_tensors = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in args.items()}
+    with pytest.raises(kinds) as op:
+        operator(row)(**as_tensors)
+    return reference.value, op.value
+
+
+@pytest.mark.parametrize(
+    "row, number",
+    [(row, n) for row in EQUATIONS.values() for n in range(len(row.bad))],
+    ids=lambda v: getattr(v, "id", v),
+)
+def test_bad_input_gives_the_row_s_error(row, number):
+    change, expected = row.bad[number]
+    arrays = exact_case(row.id, SMOOTH)
+    sizes = dict(zip("NCHW", next(iter(arrays.values())).shape, strict=False))
+    reference, op = both_errors(row, change(dict(arrays)), ValueError)
+    assert str(reference) == str(op) == f"{row.id}: {expected.format(**sizes)}"
+
+
+@each_row()
+def test_bad_shapes_give_the_same_error(row):
+    arrays = exact_case(row.id, SMOOTH)
+    for n, (name, array) in enumerate(arrays.items()):
+        bad = [array[0], array[..., :0], array[None]]
+        if n:  # the first argument sets the sizes that the others must have
+            bad += [array[..., :-1], array[..., :-1, :], array.repeat(2, axis=0)]
+        for wrong in bad:
+            reference, op = both_errors(row, arrays | {name: wrong}, ValueError)
+            assert str(reference) == str(op)
+            assert str(op).startswith(f"{row.id}: ")
+            assert str(op).endswith(f"got {wrong.shape}")
+
+
+@each_row()
+def test_bad_types_name_operator_and_argument(row):
+    arrays = exact_case(row.id, SMOOTH)
+    good = tensors(arrays)
+    for n, (name, array) in enumerate(arrays.items()):
+        for wrong in (array.astype(np.int64), array.tolist(), None):
+            reference, op = both_errors(row, arrays | {name: wrong}, TypeError)
+            head = f"{row.id}: {name}: expected a floating-point "
+            assert str(reference).startswith(head + "NumPy array, got ")
+            assert str(op).startswith(head + "torch tensor, got ")
+        if n:
+            with pytest.raises(TypeError, match=f"{row.id}: {name}: expected torch.float64 like the first argument"):
+                operator(row)(**good | {name: good[name].float()})
+            with pytest.raises(ValueError, match=f"{row.id}: {name}: expected device cpu like the first argument"):
+                operator(row)(**good | {name: good[name].to("meta")})
+
+
+@each_row()
+def test_reference_refuses_values_that_are_not_finite(row):
+    arrays = exact_case(row.id, SMOOTH)
+    for name, array in arrays.items():
+        if name == "flow" and row.id not in ("brightness.linearised_residual", "brightness.orthogonality"):
+            continue  # a warp states what NaN and infinity in the flow mean
+        for value in (np.nan, np.inf):
+            wrong = array.copy()
+            wrong[-1, ..., -1] = value
+            first = tuple(int(i) for i in np.argwhere(~np.isfinite(wrong))[0])
+            with pytest.raises(ValueError) as error:
+                row.reference(**arrays | {name: wrong})
+            assert str(error.value) == message(row.id, name, "finite values", f"{value} at {first}")
+
+
+@each_row()
+def test_impl_is_obeyed_or_refused(row):
+    args = tensors(exact_case(row.id, SMALL)).values()
+    assert_agrees(row, operator(row)(*args, impl="torch"), as_outputs(operator_result(row, args)), "float64")
+    with pytest.raises(ValueError, match=f"{row.id}: impl: expected one of 'auto', 'torch', got 'triton'"):
+        operator(row)(*args, impl="triton")
+
+
+def operator_result(row, args):
+    got = operator(row)(*args)
+    return got.numpy() if isinstance(got, torch.Tensor) else tuple(g.numpy() for g in got)
+
+
+@each_variant()
+def test_compiles_without_graph_breaks(row, variant):
+    """Tracing, forward and backward graphs; one compiled kernel of each stem is run in test_compiled_kernels."""
+    compiled = torch.compile(lambda *args: operator(row)(*args, **variant), fullgraph=True, backend="aot_eager")
+    arrays = exact_case(row.id, SMOOTH)
+    args = [t.requires_grad_(True) for t in tensors(arrays).values()]
+    got = compiled(*args)
+    assert_agrees(row, got, as_outputs(row.reference(**arrays, **variant)), "float64")
+    first = got if isinstance(got, torch.Tensor) else got[0]
+    eager = operator(row)(*args, **variant)
+    eager = eager if isinstance(eager, torch.Tensor) else eager[0]
+    for a, b in zip(torch.autograd.grad(first.sum(), args), torch.autograd.grad(eager.sum(), args), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["warp.difference", "off.clip_features", "brightness.normal_flow"])
+def test_compiled_kernels(name):
+    """The real compiler on CPU, where its backward of some gathers is known to be wrong: values and gradients."""
+    row = EQUATIONS[name]
+    variant = dict(row.variants[-1])
+    arrays = exact_case(name, SMOOTH)
+    args = [t.requires_grad_(True) for t in tensors(arrays).values()]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the compiler's own
+        got = torch.compile(lambda *args: operator(row)(*args, **variant), fullgraph=True)(*args)
+        gradients = torch.autograd.grad(got.square().sum(), args)
+    assert_agrees(row, got, as_outputs(row.reference(**arrays, **variant)), "float64")
+    eager = torch.autograd.grad(operator(row)(*args, **variant).square().sum(), args)
+    for a, b in zip(gradients, eager, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
