@@ -1,0 +1,96 @@
+"""Warping by a flow field (DC18 §3.4). Definitions, conventions and sources: `motionspec.refimpl.warp`."""
+
+import torch
+from torch import Tensor
+
+from motionspec.checks import choice
+from motionspec.ops.checks import tensors
+
+
+def bilinear(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
+    """Value of `x` at `p + flow(p)` by bilinear interpolation (DC18 §3.4).
+
+    Shapes: x (N, C, H, W), flow (N, 2, H, W) -> (N, C, H, W). Flow in pixels, channel 0 = u (right), 1 = v (down).
+    `outside="zero"` cuts to 0 where the source point leaves the map, `"blend"` counts the taps outside as 0.
+    A NaN in the flow gives NaN at that pixel and no derivative; infinite or huge flow is outside.
+    Raises TypeError or ValueError for dtypes, devices, shapes, `outside` or `impl`; never looks at values.
+    """
+    choice("warp.bilinear", "outside", outside, ("zero", "blend"))
+    a, d = tensors("warp.bilinear", impl, x=(x, "N C H W"), flow=(flow, "N 2 H W"))
+    return _bilinear(a, d, outside).to(x.dtype)
+
+
+def motion(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
+    """Move `x` along `flow`: `W(F_t, V_t)(p) = F_t(p - V_t(p))` (DC18 §3.4).
+
+    Shapes: x (N, C, H, W), flow (N, 2, H, W) -> (N, C, H, W). Units, `outside`, errors: as `bilinear`.
+    """
+    choice("warp.motion", "outside", outside, ("zero", "blend"))
+    a, d = tensors("warp.motion", impl, x=(x, "N C H W"), flow=(flow, "N 2 H W"))
+    return _bilinear(a, -d, outside).to(x.dtype)
+
+
+def difference(f0: Tensor, f1: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
+    """Warped difference `F_(t+1) - W(F_t, V_t)`: the change that motion does not explain (DC18 §3.4).
+
+    Shapes: f0, f1 (N, C, H, W), flow (N, 2, H, W) -> (N, C, H, W). Units, `outside`, errors: as `bilinear`.
+    """
+    choice("warp.difference", "outside", outside, ("zero", "blend"))
+    a, b, d = tensors("warp.difference", impl, f0=(f0, "N C H W"), f1=(f1, "N C H W"), flow=(flow, "N 2 H W"))
+    return (b - _bilinear(a, -d, outside)).to(f1.dtype)
+
+
+def leaves_map(flow: Tensor) -> Tensor:
+    """Where p + flow(p) lies outside [0, W-1] x [0, H-1]: bool (N, 1, H, W), False for NaN.
+
+    Decided by -p <= flow <= W-1-p on the flow itself: the sum p + flow is rounded and may land on the wrong side.
+    """
+    px, py = _positions(flow)
+    (u, v), (H, W) = flow.unbind(1), flow.shape[-2:]
+    return ((u < -px) | (u > W - 1 - px) | (v < -py) | (v > H - 1 - py))[:, None]
+
+
+def _positions(flow: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixel coordinates x (W) and y (H, 1), in the flow's dtype."""
+    H, W = flow.shape[-2:]
+    px = torch.arange(W, dtype=flow.dtype, device=flow.device)
+    py = torch.arange(H, dtype=flow.dtype, device=flow.device)
+    return px, py[:, None]
+
+
+def _bilinear(x: Tensor, flow: Tensor, outside: str) -> Tensor:
+    """The warp in the dtype of its inputs. Four gathers: linear in x, so every order of derivative exists.
+
+    Gather, not index_select: the compiled CPU backward of the latter corrupts memory in torch 2.13.
+    """
+    N, C, H, W = x.shape
+    px, py = _positions(flow)
+    u, v = flow.unbind(1)
+    nan = torch.isnan(u) | torch.isnan(v)
+    if outside == "zero":
+        gone = leaves_map(flow)[:, 0]
+    else:  # all four taps are outside
+        gone = (u <= -1 - px) | (u >= W - px) | (v <= -1 - py) | (v >= H - py)
+    # Replaced before anything is computed from it: neither value nor gradient sees infinity or NaN.
+    still = gone | nan
+    u, v = torch.where(still, 0.0, u), torch.where(still, 0.0, v)
+    floor_u, floor_v = torch.floor(u.detach()), torch.floor(v.detach())
+    if outside == "zero":  # on the last column the taps are W-2 and W-1: the derivative from below
+        floor_u = torch.where((px + floor_u == W - 1) & (px > -floor_u), floor_u - 1, floor_u)
+        floor_v = torch.where((py + floor_v == H - 1) & (py > -floor_v), floor_v - 1, floor_v)
+    du, dv = (u - floor_u)[:, None], (v - floor_v)[:, None]
+    qx, qy = (px + floor_u).long(), (py + floor_v).long()
+    flat = x.reshape(N, C, H * W)
+
+    def tap(dx: int, dy: int) -> Tensor:
+        tx, ty = qx + dx, qy + dy
+        index = (ty.clamp(0, H - 1) * W + tx.clamp(0, W - 1)).reshape(N, 1, H * W).expand(N, C, H * W)
+        value = flat.gather(2, index).reshape(N, C, H, W)
+        if outside == "zero":  # the clamp acts along a side of length 1 only: both taps equal, the derivative is 0
+            return value
+        return torch.where(((tx >= 0) & (tx < W) & (ty >= 0) & (ty < H))[:, None], value, 0.0)
+
+    top = (1 - du) * tap(0, 0) + du * tap(1, 0)
+    bottom = (1 - du) * tap(0, 1) + du * tap(1, 1)
+    out = torch.where(gone[:, None], 0.0, (1 - dv) * top + dv * bottom)
+    return torch.where(nan[:, None], torch.nan, out)
