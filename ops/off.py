@@ -1,0 +1,98 @@
+"""Optical flow guided feature (OFF18 §4.1). Definitions, conventions and sources: `motionspec.refimpl.off`."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from motionspec.checks import choice, message
+from motionspec.ops.checks import tensors
+
+# Weight of the middle line across the derivative; the outer lines weigh 1.
+_MIDDLE = {"paper": 1.0, "sobel": 2.0}
+
+
+def spatial_gradient(f: Tensor, kernel: str = "paper", *, impl: str = "auto") -> tuple[Tensor, Tensor]:
+    """The two printed 3 x 3 kernels on every channel, zero padding (OFF18 (5), (6)).
+
+    Shapes: f (N, C, H, W) -> Fx, Fy (N, C, H, W); Fx = +6 df/dx, Fy = -6 df/dy with y down (`kernel="sobel"`: 8).
+    Raises TypeError or ValueError for dtypes, shapes, `kernel` or `impl`.
+    """
+    choice("off.spatial_gradient", "kernel", kernel, tuple(_MIDDLE))
+    (a,) = tensors("off.spatial_gradient", impl, f=(f, "N C H W"))
+    Fx, Fy = _spatial(a, kernel)
+    return Fx.to(f.dtype), Fy.to(f.dtype)
+
+
+def cross_gradient(f: Tensor, *, impl: str = "auto") -> Tensor:
+    """The released code's single map: right - left + up - down, zero padding.
+
+    Shapes: f (N, C, H, W) -> (N, C, H, W), +2 df/dx - 2 df/dy with y down.
+    Raises TypeError or ValueError for dtypes, shapes or `impl`.
+    """
+    (a,) = tensors("off.cross_gradient", impl, f=(f, "N C H W"))
+    return _cross(a).to(f.dtype)
+
+
+def temporal_difference(f_prev: Tensor, f_next: Tensor, *, impl: str = "auto") -> Tensor:
+    """`f_t - f_(t-dt)`, later minus earlier (OFF18 (7)).
+
+    Shapes: f_prev, f_next (N, C, H, W) -> (N, C, H, W).
+    Raises TypeError or ValueError for dtypes, devices, shapes or `impl`.
+    """
+    a, b = tensors("off.temporal_difference", impl, f_prev=(f_prev, "N C H W"), f_next=(f_next, "N C H W"))
+    return (b - a).to(f_next.dtype)
+
+
+def features(f_prev: Tensor, f_next: Tensor, kernel: str = "paper", *, impl: str = "auto") -> Tensor:
+    """The feature of a pair, `[Fx | Fy | Ft]`, spatial part at the earlier frame (OFF18 §4.1, Fig. 4).
+
+    Shapes: f_prev, f_next (N, C, H, W) -> (N, 3C, H, W).
+    Raises TypeError or ValueError for dtypes, devices, shapes, `kernel` or `impl`.
+    """
+    choice("off.features", "kernel", kernel, tuple(_MIDDLE))
+    a, b = tensors("off.features", impl, f_prev=(f_prev, "N C H W"), f_next=(f_next, "N C H W"))
+    return torch.cat([*_spatial(a, kernel), b - a], 1).to(f_prev.dtype)
+
+
+def clip_features(clip: Tensor, kernel: str = "paper", *, impl: str = "auto") -> Tensor:
+    """`features` of every pair of neighbouring frames within a clip (OFF18 §4.1, Fig. 4).
+
+    Shapes: clip (N, C, T, H, W), T >= 2 -> (N, 3C, T-1, H, W).
+    Raises TypeError or ValueError for dtypes, shapes, T < 2, `kernel` or `impl`.
+    """
+    choice("off.clip_features", "kernel", kernel, tuple(_MIDDLE))
+    (a,) = tensors("off.clip_features", impl, clip=(clip, "N C T H W"))
+    if a.shape[2] < 2:
+        raise ValueError(message("off.clip_features", "clip", "at least T=2 frames", f"T={a.shape[2]}"))
+    earlier, later = a[:, :, :-1], a[:, :, 1:]
+    return torch.cat([*_spatial(earlier, kernel), later - earlier], 1).to(clip.dtype)
+
+
+def released_features(s_prev: Tensor, f_prev: Tensor, f_next: Tensor, *, impl: str = "auto") -> Tensor:
+    """What the released code concatenates: `[cross gradient of s | Ft of f]`, two separate reductions.
+
+    Shapes: s_prev (N, S, H, W), f_prev, f_next (N, C, H, W) -> (N, S+C, H, W).
+    Raises TypeError or ValueError for dtypes, devices, shapes or `impl`.
+    """
+    maps = {"s_prev": (s_prev, "N S H W"), "f_prev": (f_prev, "N C H W"), "f_next": (f_next, "N C H W")}
+    s, a, b = tensors("off.released_features", impl, **maps)
+    return torch.cat([_cross(s), b - a], 1).to(f_prev.dtype)
+
+
+# Shifted slices, not a convolution, which may run in TF32; and they work for (..., H, W) of any rank.
+
+
+def _spatial(a: Tensor, kernel: str) -> tuple[Tensor, Tensor]:
+    """Both kernels are separable: a difference one way, a weighted sum the other."""
+    middle, padded = _MIDDLE[kernel], F.pad(a, (1, 1, 1, 1))
+    columns = padded[..., 2:] - padded[..., :-2]
+    rows = padded[..., :-2, :] - padded[..., 2:, :]
+    Fx = columns[..., :-2, :] + middle * columns[..., 1:-1, :] + columns[..., 2:, :]
+    Fy = rows[..., :-2] + middle * rows[..., 1:-1] + rows[..., 2:]
+    return Fx, Fy
+
+
+def _cross(a: Tensor) -> Tensor:
+    padded = F.pad(a, (1, 1, 1, 1))
+    across, along = padded[..., 1:-1, :], padded[..., 1:-1]
+    return across[..., 2:] - across[..., :-2] + along[..., :-2, :] - along[..., 2:, :]
