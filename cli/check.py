@@ -16,14 +16,14 @@ from motionspec.refimpl.equations import EQUATIONS, Equation
 TOLERANCE = {
     "float64": (1e-12, 1e-12),
     "float32": (2e-6, 4e-6),
-    "bfloat16": (2**-9 + 4e-6, 4e-6),
+    "bfloat16": (2**-8 + 4e-6, 4e-6),
     "float16": (2**-11 + 2e-6, 4e-6),
 }
 # The same for a gradient against central differences, which are themselves good to about 1e-8.
 GRADIENT_TOLERANCE = {
     "float64": (1e-6, 1e-6),
     "float32": (1e-5, 1e-5),
-    "bfloat16": (2**-9 + 1e-5, 1e-5),
+    "bfloat16": (2**-8 + 1e-5, 1e-5),
     "float16": (2**-11 + 1e-5, 1e-5),
 }
 _HALF_SUBNORMAL = {"float16": 2.0**-25, "bfloat16": 2.0**-134}

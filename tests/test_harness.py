@@ -72,7 +72,7 @@ def test_tolerance_does_not_grow_with_the_array_or_its_largest_value():
 
 def test_tolerances_are_below_what_the_next_coarser_type_can_do():
     """Half precision inside a float32 operator must show: its rounding is larger than the tolerance."""
-    unit = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-9}
+    unit = {"float64": 2.0**-53, "float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
     assert TOLERANCE["float64"][0] < unit["float32"]
     assert TOLERANCE["float32"][0] < unit["float16"] / 100
     for half in ("float16", "bfloat16"):
