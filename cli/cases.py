@@ -51,7 +51,7 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
 
 
 class SeededFill:
-    """A `fill` for `Equation.inputs` from raw PCG64 output: NumPy promises to keep that stream, not its distributions."""
+    """A `fill` for `Equation.inputs` from raw PCG64 output: NumPy keeps that stream for good, not its distributions."""
 
     def __init__(self, key: tuple[int, ...], scale: float, smooth: bool, dtype: str):
         self.bits, self.scale, self.smooth, self.dtype = np.random.PCG64(key), scale, smooth, dtype
@@ -79,7 +79,8 @@ class SeededFill:
         if not self.smooth:
             value = np.round(4 * value) / 4
         elif kind == "nonzero":
-            value = np.copysign(1e-3 + (1 - 1e-3) * np.abs(value), value)
+            margin = 1 / 16 if self.dtype in HALF else 1e-3  # 1/g^2 at g = 1e-3 would leave float16's range
+            value = np.copysign(margin + (1 - margin) * np.abs(value), value)
         return rounded(self.scale * value, self.dtype)
 
 

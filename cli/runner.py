@@ -150,7 +150,12 @@ def _resolve(target: Target) -> Callable[..., Any]:
 def perform(target: Target, request: Request) -> Outcome:
     """Make the call here, in this process."""
     function = _resolve(target)
-    inputs = convert(request.arrays, dtype=request.dtype, framework=request.framework, device=request.device)
+    try:
+        inputs = convert(request.arrays, dtype=request.dtype, framework=request.framework, device=request.device)
+    except ModuleNotFoundError as error:
+        raise CannotRun("there is no torch here: pip install 'motionspec[torch]'") from error
+    except RuntimeError as error:
+        raise CannotRun(f"no inputs on device {request.device}: {_one_line(error)}") from error
     before = {name: _plain(value, request.framework)[0] for name, value in inputs.items()}
     outcome = Outcome()
     if request.cotangents:

@@ -4,6 +4,71 @@ An executable specification (`motionspec.refimpl`), operators that provably comp
 judge that holds anybody's callable against an equation (`motionspec.check`, command `motionspec check`).
 """
 
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from motionspec.cli.check import Verdict
 
 __version__ = version("motionspec")
+__all__ = ["__version__", "case", "check"]
+
+
+def check(
+    fn: Callable[..., Any] | str,
+    equation: str,
+    *,
+    variant: Mapping[str, Any] | None = None,
+    framework: str = "numpy",
+    dtype: str | Sequence[str] = "float64",
+    device: str = "cpu",
+    cases: int = 40,
+    seed: int = 0,
+    grad: bool = False,
+    timeout: float | None = 60.0,
+) -> "list[Verdict]":
+    """Hold a callable against an equation; for other projects' test suites. What `motionspec check` does, as a call.
+
+    fn: the callable, or "package.module:function" or "FILE.py:function". It gets the equation's arrays by position and
+        of the variant's keywords those that it takes. A function without the keywords is judged on `variant`, or on the
+        default one; a function with them on all variants that fit `variant`.
+    equation: an id such as "warp.bilinear"; `motionspec list` shows all.
+    framework: "numpy" or "torch": what fn takes and returns. `grad` needs torch.
+    dtype: one or several of float64, float32, bfloat16, float16.
+    timeout: seconds for one call of fn, made in a child process that can be killed. None: in this process, unprotected
+        (for a debugger, or CUDA that this process has already initialised).
+
+    Returns the verdicts when all agree. Raises AssertionError with the printed report when one does not, and
+    motionspec.cli.runner.CannotRun when the question cannot be asked (no such equation, variant, dtype or callable).
+    """
+    from motionspec.cli.check import judge
+    from motionspec.cli.runner import Runner
+    from motionspec.cli.text import report
+
+    dtypes = [dtype] if isinstance(dtype, str) else list(dtype)
+    with Runner(timeout, None if isinstance(fn, str) else fn) as runner:
+        verdicts = judge(
+            fn,
+            equation,
+            runner,
+            variant=variant,
+            dtypes=dtypes,
+            framework=framework,
+            device=device,
+            cases=cases,
+            seed=seed,
+            grad=grad,
+        )
+    if not all(v.ok for v in verdicts):
+        raise AssertionError("\n" + report(verdicts))
+    return verdicts
+
+
+def case(
+    equation: str, k: int, *, seed: int = 0, dtype: str = "float64", framework: str = "numpy", device: str = "cpu"
+) -> dict[str, Any]:
+    """The inputs of case number `k` of an equation, by argument name, as the judge hands them to an implementation."""
+    from motionspec.cli import cases
+
+    return cases.case(equation, k, seed=seed, dtype=dtype, framework=framework, device=device)

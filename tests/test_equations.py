@@ -12,7 +12,7 @@ torch = pytest.importorskip("torch")
 
 from motionspec.checks import message  # noqa: E402
 from motionspec.cli.cases import DTYPES, convert, exact_case  # noqa: E402
-from motionspec.cli.check import (  # noqa: E402
+from motionspec.cli.compare import (  # noqa: E402
     as_outputs,
     compare,
     cotangents,
@@ -20,6 +20,7 @@ from motionspec.cli.check import (  # noqa: E402
     directions,
     forward_tolerance,
     gradient_tolerance,
+    step,
 )
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
@@ -74,9 +75,8 @@ def test_gradient_equals_central_differences_of_the_reference(row, variant, data
     assert tuple(args) == row.differentiable
     for name, gradient in zip(args, gradients, strict=True):
         relative, absolute = gradient_tolerance(row, name, "float64", scale)
-        step = 1e-7 * (1.0 if name == "flow" else scale)
         for index, direction in directions(gradient.shape, 0, limit=24):
-            want = directional(row, variant, arrays, name, direction, weights, step)
+            want = directional(row, variant, arrays, name, direction, weights, step(name, scale))
             along = gradient.numpy() * direction
             size = float(np.abs(along).sum())
             assert abs(along.sum() - want) <= absolute + relative * (abs(want) + size), (name, index, along.sum(), want)

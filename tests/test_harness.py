@@ -5,7 +5,8 @@ import pytest
 from generated import each_row, each_variant
 
 from motionspec.cli.cases import DTYPES, case, exact_case, is_smooth, rounded
-from motionspec.cli.check import TOLERANCE, as_outputs, compare, directional, judge
+from motionspec.cli.check import judge
+from motionspec.cli.compare import TOLERANCE, as_outputs, compare, directional
 from motionspec.cli.runner import Runner
 from motionspec.refimpl import warp
 from motionspec.refimpl.equations import EQUATIONS

@@ -1,0 +1,127 @@
+"""How a result is compared with the oracle: elementwise, with one tolerance table, gradients by central differences."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from motionspec.cli.cases import rounded
+from motionspec.refimpl.equations import Equation
+
+# dtype: (relative, absolute per unit of the result). float32: some ten roundings of terms a few times the scale.
+# The half types compute in float32 and round once, so they add half a unit in the last place and nothing else.
+TOLERANCE = {
+    "float64": (1e-12, 1e-12),
+    "float32": (2e-6, 4e-6),
+    "bfloat16": (2**-8 + 4e-6, 4e-6),
+    "float16": (2**-11 + 2e-6, 4e-6),
+}
+# The same for a gradient against central differences, which are themselves good to about 1e-8.
+GRADIENT_TOLERANCE = {
+    "float64": (1e-6, 1e-6),
+    "float32": (1e-5, 1e-5),
+    "bfloat16": (2**-8 + 1e-5, 1e-5),
+    "float16": (2**-11 + 1e-5, 1e-5),
+}
+_HALF_SUBNORMAL = {"float16": 2.0**-25, "bfloat16": 2.0**-134}
+# Of central differences, per unit of the argument. Kinks are 1e-3 away; for f ~ 1/g at g = 1e-3 it errs by 1e-8 of f'.
+_STEP = 1e-7
+
+
+def step(name: str, scale: float) -> float:
+    """Of the central difference for argument `name` when values are of magnitude `scale`."""
+    return _STEP * (1.0 if name == "flow" else scale)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Elementwise: `index` is the element with the largest error for its tolerance, `first` the first that is wrong."""
+
+    ok: bool
+    error: float
+    tolerance: float
+    index: tuple[int, ...]
+    first: tuple[int, ...]
+    wrong: int
+
+
+def compare(got: np.ndarray, want: np.ndarray, relative: float, absolute: float) -> Comparison:
+    """`|got - want| <= absolute + relative |want|` for every element; NaN and infinities must agree exactly.
+
+    Raises ValueError when the shapes differ: nothing is broadcast.
+    """
+    if got.shape != want.shape:
+        raise ValueError(f"shapes differ: got {got.shape}, want {want.shape}")
+    got, want = got.astype(np.float64), want.astype(np.float64)
+    if got.size == 0:
+        return Comparison(True, 0.0, absolute, (), (), 0)
+    same = (got == want) | (np.isnan(got) & np.isnan(want))
+    finite = np.isfinite(got) & np.isfinite(want)
+    error = np.where(same, 0.0, np.inf)
+    np.abs(np.subtract(got, want, out=error, where=finite), out=error)
+    tolerance = absolute + relative * np.abs(np.where(finite, want, 0.0))
+    excess = error / np.maximum(tolerance, np.finfo(float).tiny)
+    bad = error > tolerance
+    worst = tuple(int(i) for i in np.unravel_index(np.argmax(excess), excess.shape))
+    first = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.any() else ()
+    return Comparison(not bad.any(), float(error[worst]), float(tolerance[worst]), worst, first, int(bad.sum()))
+
+
+def forward_tolerance(dtype: str, unit: float) -> tuple[float, float]:
+    """(relative, absolute) for results of magnitude `unit` in `dtype`."""
+    relative, absolute = TOLERANCE[dtype]
+    return relative, absolute * unit + _HALF_SUBNORMAL.get(dtype, 0.0)
+
+
+def gradient_tolerance(row: Equation, name: str, dtype: str, scale: float) -> tuple[float, float]:
+    """(relative, absolute) for the gradient with respect to argument `name`, values being of magnitude `scale`."""
+    relative, absolute = GRADIENT_TOLERANCE[dtype]
+    unit = max(scale ** (degree - (name != "flow")) for degree in row.degree)
+    return relative, absolute * unit + _HALF_SUBNORMAL.get(dtype, 0.0)
+
+
+def as_outputs(result: Any) -> list[np.ndarray]:
+    """A reference's result as a list: one array, or several."""
+    return list(result) if isinstance(result, tuple) else [result]
+
+
+def cotangents(row: Equation, wants: Sequence[np.ndarray], seed: int, dtype: str) -> tuple[np.ndarray | None, ...]:
+    """Random output cotangents that `dtype` can hold; None for an output that has no derivative (a mask)."""
+    rng = np.random.default_rng(seed)
+    return tuple(None if w.dtype == bool else rounded(rng.uniform(-1, 1, w.shape), dtype) for w in wants)
+
+
+def directional(
+    row: Equation,
+    variant: Mapping[str, Any],
+    arrays: Mapping[str, np.ndarray],
+    name: str,
+    direction: np.ndarray,
+    weights: Sequence[np.ndarray | None],
+    step: float,
+) -> float:
+    """Central difference of the reference: d/d`name` of sum(cotangent * output) along `direction`."""
+    ahead, behind = (
+        as_outputs(row.reference(**{**arrays, name: arrays[name] + sign * step * direction}, **variant))
+        for sign in (+1, -1)
+    )
+    # Differences before sums: an output that the argument does not reach contributes an exact 0.
+    return sum(
+        float(np.sum(w * (a - b))) / (2 * step) for w, a, b in zip(weights, ahead, behind, strict=True) if w is not None
+    )
+
+
+def directions(
+    shape: tuple[int, ...], seed: int, limit: int = 64
+) -> Iterator[tuple[tuple[int, ...] | None, np.ndarray]]:
+    """Every unit vector (with its index) of a small array; three random directions (with None) of a larger one."""
+    if np.prod(shape) <= limit:
+        for index in np.ndindex(shape):
+            unit = np.zeros(shape)
+            unit[index] = 1.0
+            yield index, unit
+    else:
+        rng = np.random.default_rng(seed)
+        for _ in range(3):
+            yield None, rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.0, shape)

@@ -1,0 +1,279 @@
+"""The `motionspec` command."""
+
+import argparse
+import ast
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import motionspec
+from motionspec import refimpl
+from motionspec.cli.cases import DTYPES
+from motionspec.cli.check import Verdict, judge
+from motionspec.cli.runner import CannotRun, Runner
+from motionspec.cli.text import report, settings, table
+from motionspec.refimpl.equations import EQUATIONS
+from motionspec.refimpl.sources import SOURCES, ids, state
+
+ROOT = Path(refimpl.__file__).resolve().parents[1]  # holds refimpl/, ops/ and, in a checkout, tests/
+NETWORKS = frozenset(f"network: {path.stem}" for path in (ROOT / "models").glob("*.py") if path.stem != "__init__")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command. Exit status: 0 done or agrees, 1 differs, 2 cannot run, 130 interrupted."""
+    arguments = _parser().parse_args(argv)
+    try:
+        return arguments.run(arguments)
+    except CannotRun as error:
+        print(f"motionspec: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `motionspec list | head`
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  so that closing it does not complain again
+        return 0
+    except KeyboardInterrupt:
+        print("\nmotionspec: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="motionspec",
+        description="Is a motion operator right? The equations of five papers, and a judge for any implementation.",
+    )
+    parser.add_argument("--version", action="version", version=f"motionspec {motionspec.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    one = commands.add_parser("list", help="every equation: source, what it says, implementations, state")
+    one.set_defaults(run=list_equations)
+
+    one = commands.add_parser("show", help="one equation: definition, conventions, deviations, where everything stands")
+    one.add_argument("id", metavar="ID", help="an equation such as warp.bilinear")
+    one.set_defaults(run=show)
+
+    one = commands.add_parser(
+        "check",
+        help="hold our operators, or anyone's callable, against the equations",
+        description="Hold our operators, or anyone's callable, against the equations. "
+        "Exit status: 0 agrees, 1 differs, 2 cannot run.",
+        epilog="example: motionspec check warp.bilinear --impl adapters.py:remap --variant outside=blend",
+    )
+    one.add_argument("ids", nargs="*", metavar="ID", help="equations such as warp.bilinear; with --impl exactly one")
+    one.add_argument("--all", action="store_true", help="every equation that has an operator")
+    one.add_argument(
+        "--impl",
+        metavar="TARGET",
+        help="judge this instead: package.module:function or FILE.py:function. It gets the arrays by position",
+    )
+    one.add_argument(
+        "--variant",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="judge this variant only (a callable without the keyword is held against it); default: the first, "
+        "or all if the callable takes the keyword",
+    )
+    one.add_argument(
+        "--framework",
+        choices=["numpy", "torch"],
+        help="what the callable takes and returns; default: numpy with --impl",
+    )
+    one.add_argument("--device", default="cpu", help="torch device of the inputs (default: cpu)")
+    one.add_argument("--dtype", default="float64", help=f"one or more of {','.join(DTYPES)} (default: float64)")
+    one.add_argument(
+        "--grad", action="store_true", help="also hold the gradients against the reference's central differences"
+    )
+    one.add_argument(
+        "--cases", type=_positive(int), default=40, metavar="N", help="inputs per equation and variant (default: 40)"
+    )
+    one.add_argument("--seed", type=int, default=0, metavar="S", help="other inputs (default: 0)")
+    one.add_argument(
+        "--timeout", type=_positive(float), default=60.0, metavar="SECONDS", help="for one call (default: 60)"
+    )
+    one.add_argument("--json", metavar="FILE", help="also write the verdicts there")
+    one.set_defaults(run=check)
+    return parser
+
+
+def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
+    def parse(text: str) -> Any:
+        value = kind(text)
+        if not value > 0 or not math.isfinite(value):
+            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+        return value
+
+    parse.__name__ = kind.__name__  # argparse puts it into its message
+    return parse
+
+
+# -- list and show -----------------------------------------------------------------------------------------------------
+
+
+def _definitions(path: Path) -> dict[str, int]:
+    """Top-level functions of a Python file with their line; nothing if there is no such file. Imports nothing."""
+    if not path.is_file():
+        return {}
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return {node.name: node.lineno for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def _has_operator(equation: str) -> bool:
+    stem, name = equation.split(".")
+    return name in _definitions(ROOT / "ops" / f"{stem}.py")
+
+
+def planned() -> dict[str, str]:
+    """What the inventory names and nobody has written yet: equation or network, and the first source that names it."""
+    known = {*EQUATIONS, *NETWORKS}
+    found: dict[str, str] = {}
+    for source in SOURCES:
+        if state(source, known) == "planned":
+            for name in ids(source) or (source.fate,):
+                if name not in known:
+                    found.setdefault(name, f"{source.paper} {source.label}")
+    return found
+
+
+def list_equations(_: argparse.Namespace) -> int:
+    """`motionspec list`."""
+    rows = []
+    for row in EQUATIONS.values():
+        operator = _has_operator(row.id)
+        implementations = "reference, torch" if operator else "reference"
+        rows.append([row.id, "complete" if operator else "no operator", implementations, row.source, row.summary])
+    rows += [[name, "planned", "-", source, "-"] for name, source in sorted(planned().items())]
+    print(table(("id", "state", "implementations", "source", "what it says"), rows))
+    print(f"\n{len(EQUATIONS)} equations, {len(planned())} equations and networks planned")
+    return 0
+
+
+def show(arguments: argparse.Namespace) -> int:
+    """`motionspec show ID`."""
+    if arguments.id not in EQUATIONS:
+        later = planned().get(arguments.id)
+        raise CannotRun(f"{arguments.id} is planned ({later}) and not written yet" if later else _unknown(arguments.id))
+    row = EQUATIONS[arguments.id]
+    stem, name = row.id.split(".")
+    print(f"{row.id}   [{row.source}]\n\n    {(row.reference.__doc__ or '').strip()}\n")
+    print(f"variants:   {'; '.join(settings(dict(v)) or 'none' for v in row.variants)}")
+    for label, folder in (("reference", "refimpl"), ("operator", "ops")):
+        line = _definitions(ROOT / folder / f"{stem}.py").get(name)
+        print(f"{label + ':':<11} " + (f"{ROOT / folder / stem}.py:{line}" if line else "none yet"))
+    if (ROOT / "tests").is_dir():
+        path = ROOT / "tests" / f"test_{stem}.py"
+        for test, line in _definitions(path).items():
+            if test.startswith(f"test_{name}_"):
+                print(f"test:       {path}:{line} {test}")
+        print(f"generated:  {ROOT / 'tests' / 'test_equations.py'} (pytest -k '{row.id}')")
+    else:
+        print("tests:      in the repository; they are not part of the installed package")
+    return 0
+
+
+def _unknown(equation: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(equation, EQUATIONS, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    return f"no equation {equation!r}.{hint} `motionspec list` shows all"
+
+
+# -- check -------------------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """One line on a terminal that is overwritten; nothing where nobody watches."""
+
+    def __init__(self) -> None:
+        self.shown = sys.stderr.isatty()
+
+    def __call__(self, text: str, done: int, total: int | None) -> None:
+        if self.shown:
+            bar = "#" * (20 * done // max(total, 1)) if total else ""
+            print(f"\r\x1b[K[{bar:<20}] {done}/{total or '?'} {text}"[:120], end="", file=sys.stderr, flush=True)
+
+    def clear(self) -> None:
+        """Leave the line to others."""
+        if self.shown:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """`motionspec check`."""
+    chosen = list(EQUATIONS) if arguments.all else arguments.ids
+    for equation in chosen:
+        if equation not in EQUATIONS:
+            raise CannotRun(_unknown(equation))
+    if arguments.impl and len(chosen) != 1:
+        raise CannotRun(
+            "--impl is held against one equation: name it, as in `motionspec check warp.bilinear --impl ...`"
+        )
+    if not chosen:
+        raise CannotRun("name equations to check, or --all; `motionspec list` shows them")
+    dtypes = arguments.dtype.split(",")
+    for dtype in dtypes:
+        if dtype not in DTYPES:
+            raise CannotRun(f"--dtype {dtype}: expected one or more of {','.join(DTYPES)}")
+    variant = dict(_key_value(text) for text in arguments.variant)
+    framework = arguments.framework or ("numpy" if arguments.impl else "torch")
+    if not arguments.impl and framework != "torch":
+        raise CannotRun("our operators take torch tensors: leave --framework out, or name your own with --impl")
+
+    verdicts: list[Verdict] = []
+    progress = Progress()
+    try:
+        with Runner(arguments.timeout) as runner:
+            for equation in chosen:
+                stem, name = equation.split(".")
+                verdicts += judge(
+                    arguments.impl or f"motionspec.ops.{stem}:{name}",
+                    equation,
+                    runner,
+                    variant=variant,
+                    dtypes=dtypes,
+                    framework=framework,
+                    device=arguments.device,
+                    cases=arguments.cases,
+                    seed=arguments.seed,
+                    grad=arguments.grad,
+                    progress=progress,
+                )
+    finally:
+        progress.clear()
+    print(report(verdicts))
+    if arguments.json:
+        _write_json(Path(arguments.json), verdicts, vars(arguments))
+    return 0 if all(v.ok for v in verdicts) else 1
+
+
+def _key_value(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise CannotRun(f"--variant {text}: expected KEY=VALUE, as in outside=blend")
+    return key, value
+
+
+def _write_json(path: Path, verdicts: Sequence[Verdict], options: dict[str, Any]) -> None:
+    def plain(value: Any) -> Any:
+        """JSON has no NaN and no infinity: they become strings."""
+        if isinstance(value, dict):
+            return {k: plain(v) for k, v in value.items()}
+        return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    data = {
+        "motionspec": motionspec.__version__,
+        "options": {k: v for k, v in options.items() if k not in ("run", "json")},
+        "agrees": all(v.ok for v in verdicts),
+        "verdicts": [plain(v.as_json()) for v in verdicts],
+    }
+    try:
+        path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise CannotRun(f"--json {path}: {error.strerror}") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())
