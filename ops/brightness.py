@@ -16,9 +16,10 @@ def constancy_residual(f0: Tensor, f1: Tensor, flow: Tensor, *, impl: str = "aut
     """
     maps = {"f0": (f0, "N C H W"), "f1": (f1, "N C H W"), "flow": (flow, "N 2 H W")}
     a, b, d = tensors("brightness.constancy_residual", impl, **maps)
-    gone = warp.leaves_map(d)
+    unknown = d.isnan().any(1, keepdim=True)
+    gone = warp.leaves_map(d) & ~unknown
     residual = torch.where(gone, 0.0, warp.bilinear(b, d) - a)
-    return residual.to(f0.dtype), ~gone & ~d.isnan().any(1, keepdim=True)
+    return residual.to(f0.dtype), ~(gone | unknown)
 
 
 def gradient(f: Tensor, *, impl: str = "auto") -> tuple[Tensor, Tensor]:

@@ -69,15 +69,15 @@ def _bilinear(x: Tensor, flow: Tensor, outside: str) -> Tensor:
     nan = torch.isnan(u) | torch.isnan(v)
     if outside == "zero":
         gone = leaves_map(flow)[:, 0]
-    else:  # all four taps are outside
-        gone = (u <= -1 - px) | (u >= W - px) | (v <= -1 - py) | (v >= H - py)
+    else:  # all four taps are outside; at -1 exactly the derivative from above still reaches x[0]
+        gone = (u < -1 - px) | (u >= W - px) | (v < -1 - py) | (v >= H - py)
     # Replaced before anything is computed from it: neither value nor gradient sees infinity or NaN.
     still = gone | nan
     u, v = torch.where(still, 0.0, u), torch.where(still, 0.0, v)
     floor_u, floor_v = torch.floor(u.detach()), torch.floor(v.detach())
     if outside == "zero":  # on the last column the taps are W-2 and W-1: the derivative from below
-        floor_u = torch.where((px + floor_u == W - 1) & (px > -floor_u), floor_u - 1, floor_u)
-        floor_v = torch.where((py + floor_v == H - 1) & (py > -floor_v), floor_v - 1, floor_v)
+        floor_u = torch.where(px + floor_u == W - 1, floor_u - 1, floor_u)
+        floor_v = torch.where(py + floor_v == H - 1, floor_v - 1, floor_v)
     du, dv = (u - floor_u)[:, None], (v - floor_v)[:, None]
     qx, qy = (px + floor_u).long(), (py + floor_v).long()
     flat = x.reshape(N, C, H * W)

@@ -1,0 +1,209 @@
+"""The optical flow guided feature: its kernels, signs, gains and pairs, worked out by hand from OFF18 §4.1."""
+
+import numpy as np
+import pytest
+from voices import both
+
+off = both("off")
+
+
+Y, X = np.mgrid[:6, :7].astype(float)
+IMAGE = np.array(
+    [
+        [0.0, 2, 4, 8, 8],
+        [1, 3, 9, 7, 5],
+        [6, 6, 2, 2, 0],
+        [0, 4, 8, 2, 4],
+        [2, 2, 0, 6, 9],
+    ]
+)
+
+
+def maps(*channels):
+    """(1, C, H, W) from C images."""
+    return np.stack(channels)[None]
+
+
+def inner(f):
+    """Without the border line, where the padding speaks."""
+    return f[..., 1:-1, 1:-1]
+
+
+def test_spatial_gradient_gain_and_sign(off):
+    ramps = maps(X, Y)
+    for kernel, gain in (("paper", 6), ("sobel", 8)):
+        Fx, Fy = map(inner, off.spatial_gradient(ramps, kernel=kernel))
+        assert (Fx[:, 0] == gain).all() and (Fx[:, 1] == 0).all()  # +gain df/dx
+        assert (Fy[:, 0] == 0).all() and (Fy[:, 1] == -gain).all()  # -gain df/dy: y points down, the plus row is on top
+    np.testing.assert_array_equal(off.spatial_gradient(ramps), off.spatial_gradient(ramps, kernel="paper"))
+
+
+@pytest.mark.parametrize(
+    "kernel, kx, ky",
+    [
+        ("paper", [[-1, 0, 1], [-1, 0, 1], [-1, 0, 1]], [[1, 1, 1], [0, 0, 0], [-1, -1, -1]]),  # as printed in (5), (6)
+        ("sobel", [[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]], [[1, 2, 1], [0, 0, 0], [-1, -2, -1]]),
+    ],
+)
+def test_unit_impulse_shows_the_printed_kernel_turned_by_a_half_turn(off, kernel, kx, ky):
+    """`*` is cross-correlation. Under true convolution the impulse would show the kernels as printed."""
+    impulse = np.zeros((1, 1, 5, 5))
+    impulse[..., 2, 2] = 1
+    for F, k in zip(off.spatial_gradient(impulse, kernel=kernel), (kx, ky), strict=True):
+        np.testing.assert_array_equal(inner(F)[0, 0, ::-1, ::-1], k)
+        assert np.abs(F).sum() == np.abs(k).sum()  # nothing elsewhere
+
+
+def test_spatial_gradient_printed_answer_with_zeros_around(off):
+    # Column sums over three rows, the first two lines: 1 5 13 15 13 / 7 11 15 17 13. Fx is right minus left of these:
+    # 5 - 0, 13 - 1, ..., 0 - 15 / 11 - 0, ... Fy is up minus down of the row sums over three columns.
+    Fx, Fy = off.spatial_gradient(maps(IMAGE))
+    want_x = [
+        [5, 12, 10, 0, -15],
+        [11, 8, 6, -2, -17],
+        [13, 12, -2, -10, -11],
+        [12, 2, -2, 3, -10],
+        [6, 6, 2, 5, -8],
+    ]
+    want_y = [
+        [-4, -13, -19, -21, -12],
+        [-10, -8, 4, 16, 14],
+        [0, 1, 5, 7, 6],
+        [8, 10, 2, -11, -13],
+        [4, 12, 14, 14, 6],
+    ]
+    np.testing.assert_array_equal(Fx[0, 0], want_x)
+    np.testing.assert_array_equal(Fy[0, 0], want_y)
+
+
+def test_cross_gradient_printed_answer_with_zeros_around(off):
+    # right - left + up - down; top left: 2 - 0 + 0 - 1
+    want = [
+        [1, 1, -3, -3, -13],
+        [-3, 4, 6, 2, 1],
+        [7, -5, -3, 3, -1],
+        [8, 12, 0, -8, -11],
+        [2, 2, 12, 11, -2],
+    ]
+    np.testing.assert_array_equal(off.cross_gradient(maps(IMAGE))[0, 0], want)
+
+
+def test_cross_gradient_gain_and_sign(off):
+    across, down = inner(off.cross_gradient(maps(X, Y)))[0]
+    assert (across == 2).all() and (down == -2).all()  # +2 df/dx - 2 df/dy
+
+
+def test_cross_gradient_is_blind_to_one_diagonal(off):
+    """Blind to any g(x + y): its edges run from bottom left to top right. Edges of g(x - y) count twice."""
+    rising, falling = (X + Y >= 6).astype(float), (X - Y >= 1).astype(float)
+    blind, seen = inner(off.cross_gradient(maps(rising, falling)))[0]
+    assert (blind == 0).all()  # g(s+1) - g(s-1) + g(s-1) - g(s+1)
+    # g(d+1) - g(d-1) twice: 2 on both sides of the edge, where x - y is 0 or 1
+    np.testing.assert_array_equal(seen, inner(np.where((X - Y == 0) | (X - Y == 1), 2.0, 0.0)))
+    Fx, Fy = map(inner, off.spatial_gradient(maps(rising)))
+    assert Fx.max() == 2 and Fy.min() == -2  # the paper's pair sees it in both parts: two of three rows cross the edge
+
+
+def test_a_side_of_one_is_all_border(off):
+    f = np.array([4.0, 6, 1]).reshape(1, 1, 1, 3)
+    # Row: right - left, with zeros outside: 6 - 0, 1 - 4, 0 - 6. Above and below are zeros: Fy = 0.
+    for kernel, weight in (("paper", 1), ("sobel", 2)):
+        Fx, Fy = off.spatial_gradient(f, kernel=kernel)
+        np.testing.assert_array_equal(Fx.ravel(), weight * np.array([6.0, -3, -6]))
+        np.testing.assert_array_equal(Fy.ravel(), [0, 0, 0])
+    np.testing.assert_array_equal(off.cross_gradient(f).ravel(), [6, -3, -6])
+    Fx, Fy = off.spatial_gradient(f.swapaxes(2, 3))
+    np.testing.assert_array_equal(Fx.ravel(), [0, 0, 0])
+    np.testing.assert_array_equal(Fy.ravel(), [-6, 3, 6])  # up - down
+    np.testing.assert_array_equal(off.cross_gradient(f.swapaxes(2, 3)).ravel(), [-6, 3, 6])
+
+
+def test_temporal_difference_is_later_minus_earlier(off):
+    np.testing.assert_array_equal(off.temporal_difference(np.full((1, 1, 1, 1), 4.0), np.full((1, 1, 1, 1), 7.0)), 3)
+
+
+def test_features_are_all_fx_then_all_fy_then_all_ft(off):
+    """Two channels, 2x + 3y and 5x + 7y, that brighten by 100 and 200."""
+    f_prev = maps(2 * X + 3 * Y, 5 * X + 7 * Y)
+    f_next = f_prev + np.array([100, 200]).reshape(1, 2, 1, 1)
+    for kernel, gain in (("paper", 6), ("sobel", 8)):
+        F = inner(off.features(f_prev, f_next, kernel=kernel))[0]
+        want = [2 * gain, 5 * gain, -3 * gain, -7 * gain, 100, 200]
+        np.testing.assert_array_equal(F, np.broadcast_to(np.array(want).reshape(6, 1, 1), F.shape))
+
+
+def test_features_take_the_spatial_part_at_the_earlier_frame(off):
+    """(3) expands around it. x turns into 10y: at the later frame it would be (0, -60), at the mean (3, -30)."""
+    Fx, Fy, Ft = inner(off.features(maps(X), maps(10 * Y)))[0]
+    assert (Fx == 6).all() and (Fy == 0).all()
+    np.testing.assert_array_equal(Ft, inner(10 * Y - X))
+
+
+def test_features_raw_are_not_orthogonal_to_the_flow(off):
+    """3x + 5y moves by (2, 1): every value falls by 3*2 + 5*1 = 11, and [3, 5, -11] . [2, 1, 1] = 0."""
+    f_prev = maps(3 * X + 5 * Y)
+    f_next = f_prev - 11
+    u, v = 2, 1
+    for kernel, gain, raw in (("paper", 6, -5), ("sobel", 8, -3)):  # 18*2 - 30*1 - 11 and 24*2 - 40*1 - 11
+        Fx, Fy, Ft = inner(off.features(f_prev, f_next, kernel=kernel))[0]
+        assert (Fx * u + Fy * v + Ft == raw).all()
+        assert (Fx / gain * u - Fy / gain * v + Ft == 0).all()
+
+
+@pytest.mark.parametrize("kernel", ["paper", "sobel"])
+def test_clip_features_are_the_features_of_neighbouring_frames(off, kernel):
+    clip = np.random.default_rng(0).normal(size=(2, 3, 5, 6, 7))
+    got = off.clip_features(clip, kernel=kernel)
+    assert got.shape == (2, 9, 4, 6, 7)  # T frames give T - 1
+    for t in range(4):
+        np.testing.assert_array_equal(got[:, :, t], off.features(clip[:, :, t], clip[:, :, t + 1], kernel=kernel))
+
+
+def ramps(N, T):
+    """N clips of T frames; the slope of a frame is its number in the batch, so that Fx/6 tells which frame it is."""
+    number = np.arange(N * T).reshape(N, 1, T, 1, 1)
+    return number * np.arange(3.0) + np.zeros((N, 1, T, 3, 3))
+
+
+def test_clip_features_pairs_stay_within_their_clip(off):
+    """The released training code takes the spatial part from the first N(T-1) rows of the flattened frames."""
+    N, T = 16, 7
+    clip = ramps(N, T)
+    batch = off.clip_features(clip)
+    for n in range(N):
+        np.testing.assert_array_equal(batch[n : n + 1], off.clip_features(clip[n : n + 1]))
+    # Rows one video after the other; the features' spatial part belongs to the earlier frame of the row's pair.
+    rows = batch[..., 1, 1].swapaxes(1, 2).reshape(N * (T - 1), 3)
+    earlier = np.array([T * n + t for n in range(N) for t in range(T - 1)])
+    np.testing.assert_array_equal(rows[:, 0] / 6, earlier)
+    np.testing.assert_array_equal(rows[:, 2], 1)  # the next frame's slope is one more, at x = 1: never across clips
+    # Released: row k has the gradient of frame k of 112 but the pair (k // 6, k % 6): right in the first video only.
+    frames = clip.swapaxes(1, 2).reshape(N * T, 1, 3, 3)
+    Fx, _ = off.spatial_gradient(frames[: N * (T - 1)])
+    agree = Fx[:, 0, 1, 1] == rows[:, 0]
+    assert len(agree) == 96 and agree.sum() == 6 and agree[:6].all()
+
+
+def test_released_slice_is_aligned_for_one_clip(off):
+    """At test time: one clip of 25 frames, the first 24 of 25 rows."""
+    clip = ramps(1, 25)
+    Fx, _ = off.spatial_gradient(clip.swapaxes(1, 2).reshape(25, 1, 3, 3)[:24])
+    np.testing.assert_array_equal(off.clip_features(clip)[0, 0, :, 1, 1], Fx[:, 0, 1, 1])
+
+
+def test_released_features_differ_from_the_paper(off):
+    rng = np.random.default_rng(0)
+    s_prev, f_prev, f_next = (rng.normal(size=(1, C, 4, 4)) for C in (32, 128, 128))
+    assert off.released_features(s_prev, f_prev, f_next).shape[1] == 160  # 32 + 128
+    assert off.features(f_prev, f_next).shape[1] == 384  # 3 * 128
+    # s = 3x + 5y in one map, f of two channels that brighten by 100 and 200: [2*3 - 2*5 | 100, 200]
+    f_prev = maps(X, Y)
+    f_next = f_prev + np.array([100, 200]).reshape(1, 2, 1, 1)
+    got = inner(off.released_features(maps(3 * X + 5 * Y), f_prev, f_next))[0]
+    np.testing.assert_array_equal(got, np.broadcast_to(np.array([-4, 100, 200]).reshape(3, 1, 1), got.shape))
+    # A map that varies along the main diagonal alone is told from a constant by the paper's feature only.
+    slope, flat = maps(X + Y), maps(0 * X)
+    zero = inner(off.released_features(slope, slope, slope))
+    np.testing.assert_array_equal(zero, inner(off.released_features(flat, flat, flat)))
+    paper = inner(off.features(slope, slope))[0, :, 0, 0]
+    np.testing.assert_array_equal(paper, [6, -6, 0])
