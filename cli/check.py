@@ -199,9 +199,9 @@ class Judge:
         """Inputs and output cotangents of case k, and what the callable's backward made of them."""
         arrays = self._arrays(k)
         wants = as_outputs(self.row.reference(**arrays, **self.variant))
-        weights = cotangents(self.row, wants, self.seed + k, self.dtype)
+        weights = cotangents(self.row, wants, (self.seed, k), self.dtype)
         request = Request(
-            arrays, self.params, self.dtype, self.framework, self.device, weights, self.row.differentiable
+            arrays, self.params, self.dtype, self.framework, self.device, tuple(weights), self.row.differentiable
         )
         return arrays, weights, self.runner.perform(self.target, request)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from motionspec.cli.cases import rounded
+from motionspec.cli.cases import SeededFill
 from motionspec.refimpl.equations import Equation
 
 # dtype: (relative, absolute per unit of the result). float32: some ten roundings of terms a few times the scale.
@@ -86,10 +86,10 @@ def as_outputs(result: Any) -> list[np.ndarray]:
     return list(result) if isinstance(result, tuple) else [result]
 
 
-def cotangents(row: Equation, wants: Sequence[np.ndarray], seed: int, dtype: str) -> tuple[np.ndarray | None, ...]:
-    """Random output cotangents that `dtype` can hold; None for an output that has no derivative (a mask)."""
-    rng = np.random.default_rng(seed)
-    return tuple(None if w.dtype == bool else rounded(rng.uniform(-1, 1, w.shape), dtype) for w in wants)
+def cotangents(row: Equation, wants: Sequence[np.ndarray], key: tuple[int, ...], dtype: str) -> list[np.ndarray | None]:
+    """Output cotangents that `dtype` can hold, reproducible from `key`; None for an output without derivative."""
+    fill = SeededFill((*key, 1), 1.0, True, dtype)
+    return [None if w.dtype == bool else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)]
 
 
 def directional(

@@ -1,6 +1,6 @@
 """The oracle: every equation in float64 NumPy, loops where the paper loops, the paper's symbols. No torch anywhere.
 
-Maps are `(N, C, H, W)`, clips `(N, C, T, H, W)`, flow `(N, 2, H, W)` with channel 0 = u = x (right) and 1 = v = y (down)
+Maps are `(N, C, H, W)`, clips `(N, C, T, H, W)`, flow `(N, 2, H, W)` with channel 0 = u = x (right), 1 = v = y (down),
 in pixels per frame step; the origin is the centre of the top-left pixel; F0(p) = F1(p + flow(p)).
 """
 

@@ -17,7 +17,7 @@ def constancy_residual(f0: Array, f1: Array, flow: Array) -> tuple[Array, np.nda
     Border: where p + flow(p) leaves [0, W-1] x [0, H-1] the mask is False, residual and derivative are 0.
     Kinks: as `warp.bilinear` with `outside="zero"`; NaN flow: residual NaN, mask False.
     Deviations: none: it is a definition.
-    Raises: ValueError for shapes or values of f0, f1 that are not finite; TypeError for arrays that are not floating point.
+    Raises: TypeError or ValueError for dtypes, shapes, or values of f0, f1 that are not finite.
     """
     maps = {"f0": (f0, "N C H W"), "f1": (f1, "N C H W"), "flow": (flow, "N 2 H W")}
     f0, f1, flow = arrays("brightness.constancy_residual", nonfinite=("flow",), **maps)
@@ -41,7 +41,7 @@ def gradient(f: Array) -> tuple[Array, Array]:
     Border: f[1] - f[0] and f[-1] - f[-2]; along a side of length 1 the derivative is 0.
     Kinks: none, it is linear.
     Deviations: OFF18's own layer uses `off.spatial_gradient` (gain 6, y up), see there.
-    Raises: ValueError for shapes or values that are not finite; TypeError for arrays that are not floating point.
+    Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
     (f,) = arrays("brightness.gradient", f=(f, "N C H W"))
     H, W = f.shape[2:]
@@ -65,7 +65,7 @@ def linearised_residual(fx: Array, fy: Array, ft: Array, flow: Array) -> Array:
     Kinks: none, it is linear in the gradients and in the flow.
     Deviations: RF19's unnumbered Taylor line has the opposite sign of grad I . u under its own definition of u
         (test_brightness.py::test_rf19_taylor_line_has_the_wrong_sign).
-    Raises: ValueError for shapes or values that are not finite; TypeError for arrays that are not floating point.
+    Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
     maps = {"fx": (fx, "N C H W"), "fy": (fy, "N C H W"), "ft": (ft, "N C H W"), "flow": (flow, "N 2 H W")}
     fx, fy, ft, flow = arrays("brightness.linearised_residual", **maps)
@@ -83,7 +83,7 @@ def orthogonality(fx: Array, fy: Array, ft: Array, flow: Array) -> tuple[Array, 
     Kinks: where [Fx, Fy, Ft] = 0 the cosine and its derivative are 0.
     Deviations: the raw `off.features` are not orthogonal to [u, v, 1]: they carry the kernel's gain and y up, so that
         (Fx/6) u - (Fy/6) v + Ft is what vanishes (test_off.py::test_features_raw_are_not_orthogonal_to_the_flow).
-    Raises: ValueError for shapes or values that are not finite; TypeError for arrays that are not floating point.
+    Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
     maps = {"fx": (fx, "N C H W"), "fy": (fy, "N C H W"), "ft": (ft, "N C H W"), "flow": (flow, "N 2 H W")}
     fx, fy, ft, flow = arrays("brightness.orthogonality", **maps)
@@ -106,7 +106,7 @@ def normal_flow(fx: Array, fy: Array, ft: Array) -> Array:
     Border: none, it is pointwise.
     Kinks: value and derivative are 0 where g = 0.
     Deviations: none; the papers do not use it.
-    Raises: ValueError for shapes or values that are not finite; TypeError for arrays that are not floating point.
+    Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
     fx, fy, ft = arrays("brightness.normal_flow", fx=(fx, "N C H W"), fy=(fy, "N C H W"), ft=(ft, "N C H W"))
     N, C, H, W = fx.shape

@@ -42,7 +42,7 @@ def spatial_gradient(f: Array, kernel: str = "paper") -> tuple[Array, Array]:
     Kinks: none, it is linear.
     Deviations: the text says Sobel, the printed kernels are Prewitt's; `kernel="sobel"` has weights 1 2 1
         (test_off.py::test_spatial_gradient_gain_and_sign). The released code uses neither, see `cross_gradient`.
-    Raises: ValueError for shapes, `kernel`, or values that are not finite; TypeError for arrays that are not floating point.
+    Raises: TypeError or ValueError for dtypes, shapes, `kernel`, or values that are not finite.
     """
     choice("off.spatial_gradient", "kernel", kernel, tuple(KERNELS))
     (f,) = arrays("off.spatial_gradient", f=(f, "N C H W"))
@@ -60,7 +60,7 @@ def cross_gradient(f: Array) -> Array:
     Kinks: none, it is linear.
     Deviations: the sum loses the separation of the two directions: an anti-diagonal edge vanishes
         (test_off.py::test_cross_gradient_is_blind_to_one_diagonal).
-    Raises: ValueError for shapes or values that are not finite; TypeError for arrays that are not floating point.
+    Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
     (f,) = arrays("off.cross_gradient", f=(f, "N C H W"))
     return _correlate(f, CROSS)
@@ -74,7 +74,7 @@ def temporal_difference(f_prev: Array, f_next: Array) -> Array:
     Units: those of f per frame step.
     Border, Kinks: none, it is linear and pointwise.
     Deviations: a third-party port has the opposite sign.
-    Raises: ValueError for shapes or values that are not finite; TypeError for arrays that are not floating point.
+    Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
     f_prev, f_next = arrays("off.temporal_difference", f_prev=(f_prev, "N C H W"), f_next=(f_next, "N C H W"))
     return f_next - f_prev
@@ -102,8 +102,8 @@ def clip_features(clip: Array, kernel: str = "paper") -> Array:
     Equation: OFF18 §4.1, Fig. 4, for the T-1 pairs of a video.
     Shapes: clip (N, C, T, H, W), T >= 2 -> (N, 3C, T-1, H, W).
     Units, Border, Kinks: as `features`.
-    Deviations: the released training code misaligns the frames of spatial and temporal part for batch > 1: it slices the
-        flattened batch (test_off.py::test_clip_features_pairs_stay_within_their_clip).
+    Deviations: the released training code misaligns the frames of spatial and temporal part for batch > 1, because it
+        slices the flattened batch (test_off.py::test_clip_features_pairs_stay_within_their_clip).
     Raises: as `features`; ValueError for T < 2.
     """
     choice("off.clip_features", "kernel", kernel, tuple(KERNELS))
@@ -122,7 +122,7 @@ def released_features(s_prev: Array, f_prev: Array, f_next: Array) -> Array:
     Units, Border, Kinks: as `cross_gradient` and `temporal_difference`.
     Deviations: the paper takes both parts from one reduction and has two spatial maps per channel
         (test_off.py::test_released_features_differ_from_the_paper).
-    Raises: ValueError for shapes or values that are not finite; TypeError for arrays that are not floating point.
+    Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
     maps = {"s_prev": (s_prev, "N S H W"), "f_prev": (f_prev, "N C H W"), "f_next": (f_next, "N C H W")}
     s_prev, f_prev, f_next = arrays("off.released_features", **maps)

@@ -19,11 +19,11 @@ def bilinear(x: Array, flow: Array, *, outside: str = "zero") -> Array:
         Inside is decided by `-p <= flow <= W-1-p`; floor and fraction are taken of `flow` itself, never of the rounded
         sum p + flow.
     Kinks: at an integer coordinate the derivative is the one from above; `zero` at the last column or row: from below
-        (0 along a side of length 1); `blend` there: 0 - x[W-1]. A NaN in the flow gives NaN at that pixel, derivative 0;
-        infinite or huge flow is outside.
+        (0 along a side of length 1); `blend` there: 0 - x[W-1]. A NaN in the flow gives NaN at that pixel and no
+        derivative; infinite or huge flow is outside.
     Deviations: `blend` is `grid_sample(padding_mode="zeros", align_corners=True)`, which fades where the paper cuts
         (test_warp.py::test_bilinear_blend_fades_where_zero_cuts). No code of the paper's authors is public.
-    Raises: ValueError for shapes, `outside`, or a value of x that is not finite; TypeError for arrays that are not floating point.
+    Raises: TypeError or ValueError for dtypes, shapes, `outside`, or values of x that are not finite.
     """
     choice("warp.bilinear", "outside", outside, ("zero", "blend"))
     x, flow = arrays("warp.bilinear", nonfinite=("flow",), x=(x, "N C H W"), flow=(flow, "N 2 H W"))

@@ -69,7 +69,7 @@ def test_gradient_equals_central_differences_of_the_reference(row, variant, data
     args = {name: t.requires_grad_(True) for name, t in tensors(arrays).items()}
     got = operator(row)(*args.values(), **variant)
     got = [got] if isinstance(got, torch.Tensor) else list(got)
-    weights = cotangents(row, as_outputs(row.reference(**arrays, **variant)), 0, "float64")
+    weights = cotangents(row, as_outputs(row.reference(**arrays, **variant)), (0,), "float64")
     pairs = [(g, torch.tensor(w)) for g, w in zip(got, weights, strict=True) if w is not None]
     gradients = torch.autograd.grad([g for g, _ in pairs], list(args.values()), [w for _, w in pairs])
     assert tuple(args) == row.differentiable
