@@ -1,0 +1,403 @@
+"""`motionspec demo`: every operator on a real frame pair, held against the oracle, timed, with a picture report."""
+
+import base64
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import motionspec
+from motionspec.cli.check import Verdict
+from motionspec.cli.compare import as_outputs, compare, forward_tolerance
+from motionspec.cli.media import MediaError, read_image, read_pairs
+from motionspec.cli.runner import CannotRun
+from motionspec.cli.text import number, settings, table, used
+from motionspec.flow import flow_to_color, read_flow
+from motionspec.refimpl.equations import EQUATIONS, Equation
+
+CROP = 96  # the oracle loops over pixels in Python: it sees at most CROP x CROP of them
+SHOWN = 400  # pictures are at most this wide
+DTYPE = "float32"
+GREY = 255.0  # the values' scale: frames are RGB in [0, 255]
+
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass
+class Scene:
+    """A frame pair with a flow that points from the first frame to the second."""
+
+    title: str
+    first: np.ndarray  # uint8 (H, W, 3) RGB
+    second: np.ndarray
+    flow: np.ndarray  # float32 (2, H, W), NaN where unknown
+    flow_source: str
+
+
+@dataclass
+class Picture:
+    """One picture of the report."""
+
+    title: str
+    rgb: np.ndarray  # uint8 (H, W, 3)
+    exact: bool = False  # stored without loss
+
+    @property
+    def data(self) -> str:
+        """As the text of an HTML image source."""
+        import cv2
+
+        image = self.rgb
+        if image.shape[1] > SHOWN:
+            height = max(1, round(image.shape[0] * SHOWN / image.shape[1]))
+            image = cv2.resize(image, (SHOWN, height), interpolation=cv2.INTER_AREA)
+        kind, suffix = ("png", ".png") if self.exact else ("jpeg", ".jpg")
+        _, encoded = cv2.imencode(suffix, image[..., ::-1])
+        return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
+
+
+@dataclass
+class Result:
+    """One operator on one scene."""
+
+    row: Equation
+    variant: dict[str, Any]
+    verdict: Verdict
+    milliseconds: float
+    oracle_milliseconds: float
+    pictures: list[Picture] = field(default_factory=list)
+
+
+# -- scenes ------------------------------------------------------------------------------------------------------------
+
+
+def photograph() -> Scene:
+    """A photograph that ships with scikit-image, moved by a known flow: a turn, a zoom and a wave, up to 7 pixels.
+
+    The first frame is made from the second by cubic splines, not by our own bilinear warp: F0(p) = F1(p + flow(p)).
+    """
+    from scipy.ndimage import map_coordinates
+    from skimage import data
+
+    second = data.astronaut()
+    H, W = second.shape[:2]
+    y, x = np.mgrid[:H, :W].astype(np.float64)
+    cx, cy = x - W / 2, y - H / 2
+    u = 0.010 * cx - 0.008 * cy + 1.5 * np.sin(2 * np.pi * y / 128)
+    v = 0.008 * cx + 0.010 * cy + 1.5 * np.cos(2 * np.pi * x / 128)
+    first = np.stack(
+        [map_coordinates(c, [y + v, x + u], order=3, mode="reflect") for c in second.transpose(2, 0, 1)], -1
+    )
+    flow = np.stack([u, v]).astype(np.float32)
+    return Scene(
+        "photograph (scikit-image's astronaut) moved by a known flow", first, second, flow, "known by construction"
+    )
+
+
+def estimated_flow(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, str]:
+    """A flow to show and to warp by where none is given: OpenCV's DIS, not ours. Zero where it cannot be had."""
+    import cv2
+
+    if min(first.shape[:2]) < 32:
+        return np.zeros((2, *first.shape[:2]), np.float32), "zero: the frames are too small to estimate one"
+    grey = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in (first, second)]
+    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    return flow.transpose(2, 0, 1), "estimated by OpenCV's DIS, not by motionspec"
+
+
+def scenes(inputs: Sequence[str], flow: str | None, pairs: int, progress: Progress) -> list[Scene]:
+    """The frame pairs that the command names. Raises CannotRun or MediaError with one line."""
+    if len(inputs) > 2:
+        raise CannotRun(f"demo takes one video or two images, got {len(inputs)} files")
+    if flow and len(inputs) != 2:
+        raise CannotRun("--flow belongs to two images: motionspec demo IMAGE0 IMAGE1 --flow FILE")
+    if not inputs:
+        return [photograph()]
+    if len(inputs) == 1:
+        name = Path(inputs[0]).name
+        found = read_pairs(inputs[0], pairs, lambda done, total: progress(f"decoding {name}", done, total))
+        return [
+            Scene(f"{name}, frames {p.index} and {p.index + 1}", p.first, p.second, *estimated_flow(p.first, p.second))
+            for p in found
+        ]
+    first, second = (read_image(path) for path in inputs)
+    if first.shape != second.shape:
+        sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]}" for image in (first, second))
+        raise MediaError(f"the images differ in size: {sizes}; a pair needs one size")
+    if flow:
+        try:
+            truth, _ = read_flow(flow)
+        except OSError as error:
+            raise MediaError(f"{flow}: {error.strerror}") from error
+        if truth.shape[1:] != first.shape[:2]:
+            sizes = f"{truth.shape[2]} x {truth.shape[1]}, the images {first.shape[1]} x {first.shape[0]}"
+            raise MediaError(f"{flow}: the flow is {sizes}")
+        source = f"read from {Path(flow).name}"
+    else:
+        truth, source = estimated_flow(first, second)
+    return [Scene(" and ".join(Path(path).name for path in inputs), first, second, truth, source)]
+
+
+# -- operators on a scene ----------------------------------------------------------------------------------------------
+
+
+class Inputs:
+    """A fill for `Equation.inputs` that hands out a scene's frames, flow and gradients by the argument's name."""
+
+    def __init__(self, scene: Scene, top: int, left: int, height: int, width: int):
+        window = np.s_[top : top + height, left : left + width]
+        self.sizes = {"N": 1, "C": 3, "S": 3, "T": 2, "H": height, "W": width}
+        first, second = (
+            image[window].astype(np.float64).transpose(2, 0, 1)[None] for image in (scene.first, scene.second)
+        )
+        flow = np.nan_to_num(scene.flow[(slice(None), *window)].astype(np.float64), nan=0.0)[
+            None
+        ]  # unknown: does not move
+        fy, fx = (np.gradient(first, axis=axis) if first.shape[axis] > 1 else 0 * first for axis in (2, 3))
+        self.known = {"fx": fx, "fy": fy, "ft": second - first, "flow": flow, "clip": np.stack([first, second], 2)}
+        self.known |= dict.fromkeys(("f", "f0", "f_prev", "s_prev"), first) | dict.fromkeys(("f1", "f_next"), second)
+        self.warped = {"warp.motion": first}  # moves the first frame along the flow; all others sample the second
+        self.second = second
+
+    def of(self, row: Equation) -> dict[str, np.ndarray]:
+        """The arguments of a row, as float64 arrays that hold float32 values."""
+
+        def fill(name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
+            value = self.warped.get(row.id, self.second) if name == "x" else self.known[name]
+            assert value.shape == shape, (row.id, name, value.shape, shape)
+            return value.astype(DTYPE).astype(np.float64)
+
+        return row.inputs(fill, **{dim: self.sizes[dim] for dim in row.dims})
+
+
+def run(row: Equation, variant: dict[str, Any], whole: Inputs, crop: Inputs, device: str) -> Result:
+    """One operator: compared with the oracle on the crop, timed and pictured on the whole frames."""
+    import importlib
+
+    import torch
+
+    stem, name = row.id.split(".")
+    function = getattr(importlib.import_module(f"motionspec.ops.{stem}"), name)
+
+    def call(inputs: Inputs) -> tuple[Callable[[], Any], list[np.ndarray]]:
+        args = [torch.tensor(a, dtype=getattr(torch, DTYPE), device=device) for a in inputs.of(row).values()]
+        outputs = as_outputs(function(*args, **variant))
+        return lambda: function(*args, **variant), [o.cpu().numpy() for o in outputs]
+
+    _, got = call(crop)
+    start = time.perf_counter()
+    want = as_outputs(row.reference(**crop.of(row), **variant))
+    oracle = time.perf_counter() - start
+    verdict, pictures = Verdict(row.id, variant, DTYPE, "value", cases=1), []
+    for output, g, w, degree in zip(row.outputs, got, want, row.degree, strict=True):
+        relative, absolute = forward_tolerance(DTYPE, GREY**degree)
+        result = compare(g, w, relative, absolute)
+        if result.error * verdict.tolerance >= verdict.error * result.tolerance:
+            verdict.error, verdict.tolerance = result.error, result.tolerance
+        if not result.ok:
+            verdict.kind, verdict.note = (
+                "differs",
+                f"{output}{result.first}: got {g[result.first]}, expected {w[result.first]}",
+            )
+        if w.dtype != bool:
+            share = np.abs(g.astype(np.float64) - w) / (absolute + relative * np.abs(w))
+            title = f"error of {output} on the crop: worst {100 * share.max():.0f} % of the tolerance (white)"
+            pictures.append(Picture(title, error_map(share), exact=True))
+
+    again, outputs = call(whole)
+    pictures = [
+        p for output, o in zip(row.outputs, outputs, strict=True) for p in output_pictures(row, output, o)
+    ] + pictures
+    return Result(row, variant, verdict, 1e3 * median_time(again, device), 1e3 * oracle, pictures)
+
+
+def median_time(function: Callable[[], Any], device: str) -> float:
+    """Seconds of the median of seven calls after the one that warmed up."""
+    import torch
+
+    times = []
+    for _ in range(7):
+        start = time.perf_counter()
+        function()
+        if device != "cpu":
+            torch.accelerator.synchronize()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+# -- pictures ----------------------------------------------------------------------------------------------------------
+
+
+def signed_map(values: np.ndarray) -> np.ndarray:
+    """Red where positive, blue where negative, white at 0; full colour at the 99th percentile of the magnitude."""
+    finite = np.nan_to_num(values.astype(np.float64))
+    level = np.clip(finite / (np.percentile(np.abs(finite), 99) or 1.0), -1, 1)[..., None]
+    red, blue, white = np.array([178, 24, 43.0]), np.array([33, 102, 172.0]), np.array([255, 255, 255.0])
+    color = white + np.where(level > 0, red - white, blue - white) * np.abs(level)
+    return np.where(np.isnan(values)[..., None], 0, color).astype(np.uint8)
+
+
+def error_map(share: np.ndarray) -> np.ndarray:
+    """Black where exact, white at the tolerance, red beyond; the largest over all leading axes."""
+    worst = np.nan_to_num(share, nan=np.inf).reshape(-1, *share.shape[-2:]).max(0)
+    grey = np.repeat((255 * np.clip(worst, 0, 1)).astype(np.uint8)[..., None], 3, axis=2)
+    grey[worst > 1] = (255, 0, 0)
+    return grey
+
+
+def grey_difference(difference: np.ndarray) -> np.ndarray:
+    """|difference| in grey levels, four times brighter; black where it is NaN."""
+    level = np.clip(4 * np.abs(np.nan_to_num(difference)), 0, 255).astype(np.uint8)
+    return np.repeat(level[..., None], 3, axis=2)
+
+
+def output_pictures(row: Equation, name: str, output: np.ndarray) -> list[Picture]:
+    """One picture per output or per block of channels it consists of; channels are averaged, the first pair is shown.
+
+    An output that is a flow (blocks u, v) comes in the colour wheel, so operators of later stems need nothing here.
+    """
+    image = output[0] if output.ndim == 4 else output[0, :, 0]
+    if output.dtype == bool:
+        return [Picture(name, np.repeat((255 * image[0]).astype(np.uint8)[..., None], 3, axis=2))]
+    if row.blocks == ("u", "v"):
+        flow = np.stack([half.mean(0) for half in np.split(image, 2)])
+        limit = float(np.percentile(np.hypot(*flow), 95)) or 1.0
+        return [Picture(f"{name}, mean over channels; full colour at {limit:.2g} px", flow_to_color(flow, limit))]
+    if row.blocks:
+        blocks = zip(row.blocks, np.split(image, len(row.blocks)), strict=True)
+        return [Picture(f"{block}, mean over channels", signed_map(part.mean(0))) for block, part in blocks]
+    return [Picture(f"{name}, mean over channels", signed_map(image.mean(0)))]
+
+
+def scene_pictures(scene: Scene) -> tuple[list[Picture], str]:
+    """The frames, the flow, and what warping the second frame back by it leaves; with a sentence on the last."""
+    import torch
+
+    from motionspec.ops.brightness import constancy_residual
+
+    f0, f1 = (image.astype(np.float32).mean(2)[None, None] for image in (scene.first, scene.second))
+    residual, mask = constancy_residual(
+        *(torch.from_numpy(np.ascontiguousarray(a)) for a in (f0, f1, scene.flow[None]))
+    )
+    inside = mask[0, 0].numpy()
+    before, after = (f1 - f0)[0, 0], residual[0, 0].numpy()
+    speed = np.hypot(*np.nan_to_num(scene.flow))
+    pictures = [
+        Picture("first frame", scene.first),
+        Picture("second frame", scene.second),
+        Picture(
+            f"flow ({scene.flow_source}); full colour at {speed.max():.2g} px, black where unknown",
+            flow_to_color(scene.flow),
+        ),
+        Picture("|second - first| x 4", grey_difference(before)),
+        Picture(
+            "|second warped back by the flow - first| x 4, black where it leaves the frame", grey_difference(after)
+        ),
+        Picture("the wheel: colour is direction, saturation is length", wheel(), exact=True),
+    ]
+    if not inside.any():
+        return pictures, "No pixel has a known flow that stays within the frame."
+    a, b = float(np.abs(before[inside]).mean()), float(np.abs(after[inside]).mean())
+    text = (
+        f"Mean grey difference of the frames {a:.2f}; after warping the second back by the flow {b:.2f} "
+        f"({100 * inside.mean():.0f} % of the pixels: flow known, source within the frame)."
+    )
+    if b > a:
+        text += " Warping makes it worse: this flow does not belong to these frames, or points the other way."
+    return pictures, text
+
+
+def wheel() -> np.ndarray:
+    """The colour of every direction and length."""
+    y, x = np.mgrid[-60:61, -60:61] / 60.0
+    return np.where((np.hypot(x, y) <= 1)[..., None], flow_to_color(np.stack([x, y]), 1.0), 255).astype(np.uint8)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def demo(inputs: Sequence[str], flow: str | None, output: str, pairs: int, device: str, progress: Progress) -> int:
+    """Run it all, print the table, write `output`/report.html. Returns 0 when all agree, 1 when not."""
+    try:
+        import cv2
+        import jinja2
+        import skimage  # noqa: F401
+        import torch
+
+        torch.zeros(1, device=device)
+    except ModuleNotFoundError as error:
+        raise CannotRun(f"demo needs {error.name}: pip install 'motionspec[demo]'") from error
+    except RuntimeError as error:
+        raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
+    folder = Path(output)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CannotRun(f"-o {output}: {error.strerror}") from error
+    try:
+        found = scenes(inputs, flow, pairs, progress)
+    except ValueError as error:  # MediaError is one too
+        raise CannotRun(str(error)) from error
+
+    jobs = [(row, dict(variant)) for row in EQUATIONS.values() for variant in row.variants]
+    shown = []
+    for n, scene in enumerate(found):
+        H, W = scene.first.shape[:2]
+        height, width = min(H, CROP), min(W, CROP)
+        top, left = (H - height) // 2, (W - width) // 2
+        whole, crop = Inputs(scene, 0, 0, H, W), Inputs(scene, top, left, height, width)
+        results = []
+        for done, (row, variant) in enumerate(jobs, 1):
+            progress(f"{row.id} {settings(variant)}", n * len(jobs) + done, len(found) * len(jobs))
+            results.append(run(row, variant, whole, crop, device))
+        pictures, text = scene_pictures(scene)
+        where = f"crop of {width} x {height} pixels at ({left}, {top}) of {W} x {H}"
+        shown.append({"scene": scene, "pictures": pictures, "text": text, "results": results, "crop": where})
+    environment = (
+        f"motionspec {motionspec.__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"OpenCV {cv2.__version__}; device {device}, {torch.get_num_threads()} threads, {DTYPE}"
+    )
+    template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
+    )
+    html = template.render(
+        scenes=shown, environment=environment, number=number, used=used, settings=settings, sources=EQUATIONS
+    )
+    path = folder / "report.html"
+    part = folder / "report.html.part"  # renamed when complete: no half-written report
+    part.write_text(html, encoding="utf-8")
+    os.replace(part, path)
+    for one in shown:
+        print(text_report(one))
+    print(environment)
+    print(f"report: {path.resolve()}")
+    return 0 if all(result.verdict.ok for one in shown for result in one["results"]) else 1
+
+
+def text_report(one: dict[str, Any]) -> str:
+    """Title, warping sentence and table of one scene."""
+    header = ("equation", "variant", "worst error", "tolerance", "used", "verdict", "operator ms", "oracle ms")
+    rows = [
+        [
+            r.row.id,
+            settings(r.variant) or "-",
+            number(r.verdict.error),
+            number(r.verdict.tolerance),
+            used(r.verdict),
+            r.verdict.kind,
+            f"{r.milliseconds:.2f}",
+            f"{r.oracle_milliseconds:.0f}",
+        ]
+        for r in one["results"]
+    ]
+    lines = [
+        one["scene"].title,
+        one["text"],
+        f"Errors against the oracle on a {one['crop']}; operators timed on the whole.",
+    ]
+    return "\n".join([*lines, "", table(header, rows, right=header[2:5] + header[6:]), ""])
