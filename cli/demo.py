@@ -332,7 +332,7 @@ def demo(inputs: Sequence[str], flow: str | None, output: str, pairs: int, devic
         torch.zeros(1, device=device)
     except ModuleNotFoundError as error:
         raise CannotRun(f"demo needs {error.name}: pip install 'motionspec[demo]'") from error
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
         raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
     folder = Path(output)
     try:

@@ -154,7 +154,7 @@ def perform(target: Target, request: Request) -> Outcome:
         inputs = convert(request.arrays, dtype=request.dtype, framework=request.framework, device=request.device)
     except ModuleNotFoundError as error:
         raise CannotRun("there is no torch here: pip install 'motionspec[torch]'") from error
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
         raise CannotRun(f"no inputs on device {request.device}: {_one_line(error)}") from error
     before = {name: _plain(value, request.framework)[0] for name, value in inputs.items()}
     outcome = Outcome()
