@@ -5,11 +5,12 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint test-lowest clean
+.PHONY: help demo test bench lint test-lowest clean
 
 help:
 	@echo "make demo         run every operator on a photograph moved by a known flow, write motionspec-demo/report.html"
 	@echo "make test         lint, type check and run all tests"
+	@echo "make bench        time every operator, after checking it"
 	@echo "make lint         ruff and mypy only"
 	@echo "make test-lowest  the oracle with the lowest NumPy and SciPy that pyproject.toml admits, without torch"
 	@echo "make clean        remove .venv and build products"
@@ -29,6 +30,9 @@ demo: .venv/.stamp
 test: lint
 	@echo "== tests"
 	$(BIN)/python -m pytest -n auto --dist worksteal
+
+bench: .venv/.stamp
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-sort=name
 
 lint: .venv/.stamp
 	@echo "== ruff, then mypy on an installed copy"

@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     one = commands.add_parser("list", help="every equation: source, what it says, implementations, state")
+    one.add_argument("--markdown", action="store_true", help="the equations by stem, as in the README")
     one.set_defaults(run=list_equations)
 
     one = commands.add_parser("show", help="one equation: definition, conventions, deviations, where everything stands")
@@ -161,8 +162,20 @@ def planned() -> dict[str, str]:
     return found
 
 
-def list_equations(_: argparse.Namespace) -> int:
+def markdown_index() -> str:
+    """The README's index: a line per stem, with the source of each equation."""
+    stems: dict[str, list[str]] = {}
+    for row in EQUATIONS.values():
+        stem, name = row.id.split(".")
+        stems.setdefault(stem, []).append(f"`{name}` ({row.source})")
+    return "\n".join(f"- **{stem}**: {', '.join(names)}" for stem, names in stems.items())
+
+
+def list_equations(arguments: argparse.Namespace) -> int:
     """`motionspec list`."""
+    if arguments.markdown:
+        print(markdown_index())
+        return 0
     rows = []
     for row in EQUATIONS.values():
         operator = _has_operator(row.id)

@@ -10,3 +10,7 @@ try:
     import torch as _torch  # noqa: F401
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("motionspec.ops needs PyTorch: pip install 'motionspec[torch]'", name="torch") from error
+
+from motionspec.ops import brightness, off, warp
+
+__all__ = ["brightness", "off", "warp"]

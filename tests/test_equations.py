@@ -253,7 +253,7 @@ def test_compiles_without_graph_breaks(row, variant):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["warp.difference", "off.clip_features", "brightness.normal_flow"])
 def test_compiled_kernels(name):
-    """The real compiler on CPU, where its backward of some gathers is wrong with two threads or more: all derivatives."""
+    """The real compiler on CPU, whose backward of some gathers is wrong with two threads or more."""
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     row = EQUATIONS[name]
