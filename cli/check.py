@@ -1,8 +1,9 @@
 """The one judge: holds a callable against an equation. Behind `motionspec check`, `motionspec.check` and the demo."""
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -129,18 +130,21 @@ class Judge:
         options = "".join(f", {key}={value!r}" for key, value in values.items() if value != defaults[key])
         return f"from motionspec.cli.check import replay; print(*replay({target}, {self.row.id!r}, {k}{options}))"
 
-    def value(self, cases: int, progress: Callable[[int], None]) -> Verdict:
+    def _by_size(self, numbers: Iterable[int]) -> list[int]:
+        """Case numbers, the smallest inputs first."""
+        return sorted(numbers, key=lambda k: (sum(a.size for a in self._arrays(k).values()), k))
+
+    def value(self, cases: int, progress: Callable[[int, int], None]) -> Verdict:
         """Compare the value on `cases` inputs, the smallest first."""
         verdict, records = self._verdict("value"), []
-        order = sorted(range(cases), key=lambda k: (sum(a.size for a in self._arrays(k).values()), k))
-        for done, k in enumerate(order, 1):
+        for done, k in enumerate(self._by_size(range(cases)), 1):
             arrays = self._arrays(k)
             wants = as_outputs(self.row.reference(**arrays, **self.variant))
             outcome = self.runner.perform(
                 self.target, Request(arrays, self.params, self.dtype, self.framework, self.device)
             )
             verdict.cases = done
-            progress(done)
+            progress(done, cases)
             problem = (outcome.kind, outcome.problem) if outcome.problem else None
             if problem and self.framework == "numpy" and "ensor" in outcome.problem:
                 problem = outcome.kind, outcome.problem + ". If it takes torch tensors: framework torch"
@@ -176,13 +180,13 @@ class Judge:
                 place = f"{name}[{', '.join(map(str, i))}] ({result.wrong} of {got.size} elements wrong)"
                 verdict.failure = self._failure(k, place, float(want[i]), float(got[i]), index=i, output=n)
 
-    def gradients(self, cases: int, progress: Callable[[int], None]) -> list[Verdict]:
+    def gradients(self, cases: int, progress: Callable[[int, int], None]) -> list[Verdict]:
         """Compare every gradient with central differences of the reference, away from kinks."""
         verdicts = {name: self._verdict(f"gradient of {name}") for name in self.row.differentiable}
         smooth = [k for k in range(cases) if is_smooth(k) and (self.dtype not in HALF or scale(k) == 1)]
-        for done, k in enumerate(sorted(smooth, key=lambda k: sum(a.size for a in self._arrays(k).values())), 1):
+        for done, k in enumerate(self._by_size(smooth), 1):
             arrays, weights, outcome = self.backward(k)
-            progress(done)
+            progress(done, len(smooth))
             for name, verdict in verdicts.items():
                 verdict.cases += 1
                 if not verdict.ok:
@@ -318,9 +322,7 @@ def judge(
             raise CannotRun("gradients need --framework torch")
         label = " ".join([equation, *(f"{k}={v}" for k, v in one.items()), dtype])
         judge_one = Judge(runner, target, equation, one, dtype=dtype, framework=framework, device=device, seed=seed)
-        verdicts.append(judge_one.value(cases, lambda done, text=label: progress(text, done, cases)))
+        verdicts.append(judge_one.value(cases, partial(progress, label)))
         if grad:
-            text = label + " gradient"
-            total = sum(is_smooth(k) for k in range(cases))
-            verdicts += judge_one.gradients(cases, lambda done, text=text, total=total: progress(text, done, total))
+            verdicts += judge_one.gradients(cases, partial(progress, label + " gradient"))
     return verdicts

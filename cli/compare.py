@@ -81,7 +81,7 @@ def gradient_tolerance(row: Equation, name: str, dtype: str, scale: float) -> tu
     return relative, absolute * unit + _HALF_SUBNORMAL.get(dtype, 0.0)
 
 
-def as_outputs(result: Any) -> list[np.ndarray]:
+def as_outputs(result: Any) -> list[Any]:
     """A reference's result as a list: one array, or several."""
     return list(result) if isinstance(result, tuple) else [result]
 

@@ -73,6 +73,17 @@ class Result:
     pictures: list[Picture] = field(default_factory=list)
 
 
+@dataclass
+class Shown:
+    """A scene with everything that the report says of it."""
+
+    scene: Scene
+    pictures: list[Picture]
+    text: str
+    crop: str
+    results: list[Result]
+
+
 # -- scenes ------------------------------------------------------------------------------------------------------------
 
 
@@ -106,7 +117,8 @@ def estimated_flow(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, s
     if min(first.shape[:2]) < 32:
         return np.zeros((2, *first.shape[:2]), np.float32), "zero: the frames are too small to estimate one"
     grey = [cv2.cvtColor(np.ascontiguousarray(image), cv2.COLOR_RGB2GRAY) for image in (first, second)]
-    flow = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM).calc(*grey, None)
+    estimator: Any = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    flow = estimator.calc(*grey, None)
     return flow.transpose(2, 0, 1), "estimated by OpenCV's DIS, not by motionspec"
 
 
@@ -357,7 +369,7 @@ def demo(inputs: Sequence[str], flow: str | None, output: str, pairs: int, devic
             results.append(run(row, variant, whole, crop, device))
         pictures, text = scene_pictures(scene)
         where = f"crop of {width} x {height} pixels at ({left}, {top}) of {W} x {H}"
-        shown.append({"scene": scene, "pictures": pictures, "text": text, "results": results, "crop": where})
+        shown.append(Shown(scene, pictures, text, where, results))
     environment = (
         f"motionspec {motionspec.__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
         f"OpenCV {cv2.__version__}; device {device}, {torch.get_num_threads()} threads, {DTYPE}"
@@ -376,10 +388,10 @@ def demo(inputs: Sequence[str], flow: str | None, output: str, pairs: int, devic
         print(text_report(one))
     print(environment)
     print(f"report: {path.resolve()}")
-    return 0 if all(result.verdict.ok for one in shown for result in one["results"]) else 1
+    return 0 if all(result.verdict.ok for one in shown for result in one.results) else 1
 
 
-def text_report(one: dict[str, Any]) -> str:
+def text_report(one: Shown) -> str:
     """Title, warping sentence and table of one scene."""
     header = ("equation", "variant", "worst error", "tolerance", "used", "verdict", "operator ms", "oracle ms")
     rows = [
@@ -393,11 +405,11 @@ def text_report(one: dict[str, Any]) -> str:
             f"{r.milliseconds:.2f}",
             f"{r.oracle_milliseconds:.0f}",
         ]
-        for r in one["results"]
+        for r in one.results
     ]
     lines = [
-        one["scene"].title,
-        one["text"],
-        f"Errors against the oracle on a {one['crop']}; operators timed on the whole.",
+        one.scene.title,
+        one.text,
+        f"Errors against the oracle on a {one.crop}; operators timed on the whole.",
     ]
     return "\n".join([*lines, "", table(header, rows, right=header[2:5] + header[6:]), ""])

@@ -70,9 +70,9 @@ def explain(row: Equation, variant: Mapping[str, Any], records: Sequence[Record]
         ordered = [[want[i] for i in order[2]] for want in wants[key]]
         found = _agreement(records, got, ordered, precision[2], gain[2], region[2])
         if found is not None:
-            says = [part[1] for part in (precision, other, convention, order)]
-            says += [_gain(names[order[2][i]], value) for i, value in enumerate(found) if value != 1.0]
-            return "what differs: " + "; ".join(filter(None, [*says, region[1]]))
+            changed = [part[1] for part in (precision, other, convention, order)]
+            changed += [_gain(names[order[2][i]], value) for i, value in enumerate(found) if value != 1.0]
+            return "what differs: " + "; ".join(filter(None, [*changed, region[1]]))
     return "what differs: nothing tried explains it. " + _closest(row, records)
 
 

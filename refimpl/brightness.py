@@ -1,6 +1,7 @@
 """Brightness constancy and what follows from it (OFF18 §3)."""
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ def constancy_residual(f0: Array, f1: Array, flow: Array) -> tuple[Array, np.nda
     Deviations: none: it is a definition.
     Raises: TypeError or ValueError for dtypes, shapes, or values of f0, f1 that are not finite.
     """
-    maps = {"f0": (f0, "N C H W"), "f1": (f1, "N C H W"), "flow": (flow, "N 2 H W")}
+    maps: dict[str, Any] = {"f0": (f0, "N C H W"), "f1": (f1, "N C H W"), "flow": (flow, "N 2 H W")}
     f0, f1, flow = arrays("brightness.constancy_residual", nonfinite=("flow",), **maps)
     N, _, H, W = f0.shape
     residual = warp.bilinear(f1, flow, outside="zero") - f0
@@ -67,7 +68,12 @@ def linearised_residual(fx: Array, fy: Array, ft: Array, flow: Array) -> Array:
         (test_brightness.py::test_rf19_taylor_line_has_the_wrong_sign).
     Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
-    maps = {"fx": (fx, "N C H W"), "fy": (fy, "N C H W"), "ft": (ft, "N C H W"), "flow": (flow, "N 2 H W")}
+    maps: dict[str, Any] = {
+        "fx": (fx, "N C H W"),
+        "fy": (fy, "N C H W"),
+        "ft": (ft, "N C H W"),
+        "flow": (flow, "N 2 H W"),
+    }
     fx, fy, ft, flow = arrays("brightness.linearised_residual", **maps)
     u, v = flow[:, 0:1], flow[:, 1:2]
     return fx * u + fy * v + ft
@@ -85,7 +91,12 @@ def orthogonality(fx: Array, fy: Array, ft: Array, flow: Array) -> tuple[Array, 
         (Fx/6) u - (Fy/6) v + Ft is what vanishes (test_off.py::test_features_raw_are_not_orthogonal_to_the_flow).
     Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
-    maps = {"fx": (fx, "N C H W"), "fy": (fy, "N C H W"), "ft": (ft, "N C H W"), "flow": (flow, "N 2 H W")}
+    maps: dict[str, Any] = {
+        "fx": (fx, "N C H W"),
+        "fy": (fy, "N C H W"),
+        "ft": (ft, "N C H W"),
+        "flow": (flow, "N 2 H W"),
+    }
     fx, fy, ft, flow = arrays("brightness.orthogonality", **maps)
     dot, cosine = np.full(fx.shape, np.nan), np.full(fx.shape, np.nan)
     for n, c, y, x in np.ndindex(fx.shape):

@@ -9,7 +9,7 @@ from motionspec.checks import message, shapes
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def arrays(operator: str, /, *, nonfinite: tuple[str, ...] = (), **arguments: tuple[Any, str]) -> list[Array]:
+def arrays(operator: str, /, *, nonfinite: tuple[str, ...] = (), **arguments: Any) -> list[Array]:
     """Check NumPy arrays against shape patterns (see `motionspec.checks.shapes`) and return them as float64 (exact).
 
     Raises TypeError unless an argument is a floating-point array, ValueError for shapes, and for values that are NaN or

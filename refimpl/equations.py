@@ -423,7 +423,7 @@ EQUATIONS: dict[str, Equation] = {
                 ("half-pixel slip", lambda x, flow, outside="zero": warp.bilinear(x, flow + 0.5, outside=outside)),
                 (
                     "nearest neighbour",
-                    lambda x, flow, outside="zero": warp.bilinear(x, np.round(flow), outside=outside),
+                    lambda x, flow, outside="zero": warp.bilinear(x, np.rint(flow), outside=outside),
                 ),
             ),
         ),

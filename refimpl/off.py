@@ -1,5 +1,7 @@
 """Optical flow guided feature (OFF18 §4.1)."""
 
+from typing import Any
+
 import numpy as np
 
 from motionspec.checks import choice, message
@@ -124,6 +126,6 @@ def released_features(s_prev: Array, f_prev: Array, f_next: Array) -> Array:
         (test_off.py::test_released_features_differ_from_the_paper).
     Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
-    maps = {"s_prev": (s_prev, "N S H W"), "f_prev": (f_prev, "N C H W"), "f_next": (f_next, "N C H W")}
+    maps: dict[str, Any] = {"s_prev": (s_prev, "N S H W"), "f_prev": (f_prev, "N C H W"), "f_next": (f_next, "N C H W")}
     s_prev, f_prev, f_next = arrays("off.released_features", **maps)
     return np.concatenate([cross_gradient(s_prev), temporal_difference(f_prev, f_next)], axis=1)
