@@ -1,0 +1,92 @@
+"""A row of the table (`equations.py`), and what rows share.
+
+`inputs(fill, **sizes)` describes valid inputs once; whoever needs some passes its own `fill(name, shape, kind)`:
+
+    kind "value"    any real number of the case's scale
+    kind "nonzero"  the same, at least 1e-3 scales away from 0, because there is a kink
+    kind "flow"     pixels, at least 1e-3 away from an integer, because there is a kink
+
+A fill that means to hit the kinks (on exactly representable values) ignores the two distances.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Fill = Callable[[str, tuple[int, ...], str], Any]
+Args = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Equation:
+    """One row."""
+
+    id: str  # stem.function, the same in refimpl, ops, tests and benchmarks
+    source: str
+    summary: str
+    reference: Callable[..., Any]
+    dims: str  # the sizes that `inputs` takes, a letter each
+    inputs: Callable[..., Args]  # inputs(fill, **sizes) -> arrays by name, in the order of the signature
+    outputs: tuple[str, ...]
+    degree: tuple[int, ...]  # per output: multiply all values (not the flow) by s, and it grows by s ** degree
+    differentiable: tuple[str, ...]
+    bench: tuple[Mapping[str, int], ...]  # sizes that the papers' networks use
+    bad: tuple[tuple[Callable[[Args], Args], str], ...]  # (makes valid arguments bad, the message after `id: `)
+    mutants: tuple[tuple[str, Callable[..., Any]], ...]  # plausible mistakes; the judge must reject each
+    variants: tuple[Mapping[str, Any], ...] = ({},)  # keyword arguments; the first is the default
+    blocks: tuple[str, ...] = ()  # names of the equal blocks of channels that the one output consists of
+    interior: Callable[..., np.ndarray] | None = None  # interior(**arrays) -> mask (..., H, W); None: no border rule
+
+
+def inner(**arrays: np.ndarray) -> np.ndarray:
+    """Pixels whose 3 x 3 neighbourhood is inside the map."""
+    mask = np.zeros(next(iter(arrays.values())).shape[-2:], bool)
+    mask[1:-1, 1:-1] = True
+    return mask
+
+
+def source_inside(sign: int) -> Callable[..., np.ndarray]:
+    """Pixels whose source point p + sign * flow(p) lies inside the map, so that no border rule speaks."""
+
+    def mask(*, flow: np.ndarray, **_: np.ndarray) -> np.ndarray:
+        H, W = flow.shape[-2:]
+        y, x = np.mgrid[:H, :W]
+        qx, qy = x + sign * flow[:, 0], y + sign * flow[:, 1]
+        return ((qx >= 0) & (qx <= W - 1) & (qy >= 0) & (qy <= H - 1))[:, None]
+
+    return mask
+
+
+def maps(*names: str) -> Callable[..., Args]:
+    """Inputs that are all maps (N, C, H, W)."""
+
+    def inputs(fill: Fill, N: int, C: int, H: int, W: int) -> Args:
+        return {name: fill(name, (N, C, H, W), "value") for name in names}
+
+    return inputs
+
+
+def maps_and_flow(*names: str) -> Callable[..., Args]:
+    """Inputs that are maps (N, C, H, W), then one flow (N, 2, H, W)."""
+
+    def inputs(fill: Fill, N: int, C: int, H: int, W: int) -> Args:
+        return maps(*names)(fill, N, C, H, W) | {"flow": fill("flow", (N, 2, H, W), "flow")}
+
+    return inputs
+
+
+def change(**change: Any) -> Callable[[Args], Args]:
+    """Replace arguments; a callable value is applied to the valid argument."""
+    return lambda args: args | {k: v(args[k]) if callable(v) else v for k, v in change.items()}
+
+
+BAD_FLOW = (
+    change(flow=lambda flow: flow[:, :1]),
+    "flow: expected shape (N, 2, H, W) with N={N}, H={H}, W={W}, got ({N}, 1, {H}, {W})",
+)
+BAD_MAP = (
+    lambda args: args | {"f": args["f"][0]},
+    "f: expected shape (N, C, H, W) with sides of at least 1, got ({C}, {H}, {W})",
+)
