@@ -10,18 +10,19 @@ from motionspec.refimpl.equations import EQUATIONS
 DTYPES = ("float64", "float32", "bfloat16", "float16")
 HALF = ("bfloat16", "float16")
 
-# From the smallest up; 1, odd and non-square sides. S stands beside C where an equation has two channel counts.
+# From the smallest up; 1, odd and non-square sides. S stands beside C where an equation has two channel counts, K is a
+# number of classes.
 SIZES = (
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 1},
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 3},
-    {"N": 1, "S": 2, "C": 1, "T": 3, "H": 4, "W": 1},
-    {"N": 2, "S": 1, "C": 1, "T": 2, "H": 2, "W": 3},
-    {"N": 1, "S": 1, "C": 2, "T": 3, "H": 3, "W": 2},
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 5, "W": 7},
-    {"N": 1, "S": 3, "C": 2, "T": 2, "H": 6, "W": 5},
-    {"N": 2, "S": 1, "C": 2, "T": 2, "H": 7, "W": 4},
-    {"N": 2, "S": 2, "C": 3, "T": 4, "H": 5, "W": 6},
-    {"N": 1, "S": 2, "C": 3, "T": 3, "H": 9, "W": 11},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 1, "K": 1},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 3, "K": 2},
+    {"N": 1, "S": 2, "C": 1, "T": 3, "H": 4, "W": 1, "K": 1},
+    {"N": 2, "S": 1, "C": 1, "T": 2, "H": 2, "W": 3, "K": 2},
+    {"N": 1, "S": 1, "C": 2, "T": 3, "H": 3, "W": 2, "K": 5},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 5, "W": 7, "K": 3},
+    {"N": 1, "S": 3, "C": 2, "T": 2, "H": 6, "W": 5, "K": 4},
+    {"N": 2, "S": 1, "C": 2, "T": 2, "H": 7, "W": 4, "K": 6},
+    {"N": 2, "S": 2, "C": 3, "T": 4, "H": 5, "W": 6, "K": 3},
+    {"N": 1, "S": 2, "C": 3, "T": 3, "H": 9, "W": 11, "K": 7},
 )
 SCALES = (1.0, 2.0**-10, 2.0**10)
 
@@ -47,7 +48,8 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
         bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
         bits = bits + 0x7FFF + ((bits >> 16) & 1)
         return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
-    return array.astype(dtype).astype(np.float64)
+    with np.errstate(over="ignore"):
+        return array.astype(dtype).astype(np.float64)
 
 
 class SeededFill:
@@ -75,6 +77,17 @@ class SeededFill:
     def __call__(self, name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
         if kind == "flow":
             return rounded(self._flow(shape), self.dtype)
+        if kind == "mask":
+            mask = self._uniform(shape) < 0.75
+            mask.flat[0] |= not mask.any()
+            return mask
+        if kind.startswith("label:"):
+            return np.floor(self._uniform(shape) * int(kind[6:])).astype(np.int64)
+        if kind == "grey":
+            value = 255 * self._uniform(shape)
+            return rounded(value if self.smooth else np.round(value), self.dtype)
+        if kind == "parameter":
+            return rounded(0.1 + 0.5 * self._uniform(shape), self.dtype)
         value = 2 * self._uniform(shape) - 1
         if not self.smooth:
             value = np.round(4 * value) / 4
@@ -102,9 +115,16 @@ def case(
 
 
 def convert(arrays: dict[str, np.ndarray], *, dtype: str, framework: str, device: str) -> dict[str, Any]:
-    """Fresh, contiguous NumPy arrays or torch tensors of `dtype` from float64 arrays."""
+    """Fresh, contiguous NumPy arrays or torch tensors of `dtype` from float64 arrays; masks and labels keep theirs."""
     if framework == "numpy":
-        return {name: np.array(array, dtype, order="C") for name, array in arrays.items()}
+        return {
+            name: np.array(array, dtype if np.issubdtype(array.dtype, np.floating) else array.dtype, order="C")
+            for name, array in arrays.items()
+        }
     import torch
 
-    return {name: torch.tensor(array, dtype=getattr(torch, dtype), device=device) for name, array in arrays.items()}
+    floating = getattr(torch, dtype)
+    return {
+        name: torch.tensor(array, dtype=floating if np.issubdtype(array.dtype, np.floating) else None, device=device)
+        for name, array in arrays.items()
+    }

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from motionspec.cli.cases import HALF, convert, exact_case, is_smooth, scale, sizes
+from motionspec.cli.cases import HALF, exact_case, is_smooth, scale, sizes
 from motionspec.cli.compare import (
     as_outputs,
     compare,
@@ -21,7 +21,7 @@ from motionspec.cli.compare import (
     step,
 )
 from motionspec.cli.explain import Record, explain
-from motionspec.cli.runner import CannotRun, Outcome, Request, Runner, Target, load
+from motionspec.cli.runner import CannotRun, Outcome, Request, Runner, Target
 from motionspec.refimpl.equations import EQUATIONS, Equation
 
 
@@ -78,7 +78,7 @@ def _shape_problem(row: Equation, outcome: Outcome, wants: Sequence[np.ndarray],
     for name, got, came, want in zip(row.outputs, outcome.outputs, outcome.dtypes, wants, strict=True):
         if got.shape != want.shape:
             return "wrong shape", f"{name} has shape {got.shape}, expected {want.shape}"
-        expected = "bool" if want.dtype == bool else dtype
+        expected = dtype if want.dtype == np.float64 else str(want.dtype)
         if came != expected:
             return "wrong dtype", f"{name} has dtype {came}, expected {expected}"
     return None
@@ -101,11 +101,24 @@ class Judge:
     ):
         self.runner, self.target, self.row, self.variant = runner, target, EQUATIONS[equation], dict(variant)
         self.dtype, self.framework, self.device, self.seed = dtype, framework, device, seed
-        passed = runner.accepted(target, tuple(self.variant))
+        passed = runner.accepted(target, tuple(dict.fromkeys([*self.variant, *self.row.keyword])))
         self.params = {k: v for k, v in self.variant.items() if k in passed}
+        # Optional arrays that the callable does not take: the reference is left to its default too.
+        self.left_out = set(self.row.keyword) - set(passed)
+        self.differentiable = tuple(name for name in self.row.differentiable if name not in self.left_out)
 
-    def _arrays(self, k: int) -> dict[str, np.ndarray]:
-        return exact_case(self.row.id, k, seed=self.seed, dtype=self.dtype)
+    def arrays(self, k: int) -> dict[str, np.ndarray]:
+        """Inputs number k, as the oracle gets them."""
+        arrays = exact_case(self.row.id, k, seed=self.seed, dtype=self.dtype)
+        return {name: array for name, array in arrays.items() if name not in self.left_out}
+
+    def request(self, arrays: dict[str, np.ndarray], weights: Sequence[np.ndarray | None] = ()) -> Request:
+        """The call on these inputs, with its gradients if there are output cotangents."""
+        where = {"dtype": self.dtype, "framework": self.framework, "device": self.device}
+        differentiable = self.differentiable if weights else ()
+        return Request(
+            arrays, self.params, self.row.keyword, cotangents=tuple(weights), differentiable=differentiable, **where
+        )
 
     def _verdict(self, checked: str) -> Verdict:
         return Verdict(self.row.id, self.variant, self.dtype, checked)
@@ -113,7 +126,7 @@ class Judge:
     def _failure(
         self, k: int, place: str = "", expected: float | None = None, got: float | None = None, **where: Any
     ) -> Failure:
-        arrays = self._arrays(k)
+        arrays = self.arrays(k)
         small = arrays if sum(a.size for a in arrays.values()) <= 24 else {}
         used = {dim: sizes(k)[dim] for dim in self.row.dims}
         return Failure(k, used, place, expected, got, small, self._reproduce(k, **where))
@@ -132,17 +145,15 @@ class Judge:
 
     def _by_size(self, numbers: Iterable[int]) -> list[int]:
         """Case numbers, the smallest inputs first."""
-        return sorted(numbers, key=lambda k: (sum(a.size for a in self._arrays(k).values()), k))
+        return sorted(numbers, key=lambda k: (sum(a.size for a in self.arrays(k).values()), k))
 
     def value(self, cases: int, progress: Callable[[int, int], None]) -> Verdict:
         """Compare the value on `cases` inputs, the smallest first."""
         verdict, records = self._verdict("value"), []
         for done, k in enumerate(self._by_size(range(cases)), 1):
-            arrays = self._arrays(k)
+            arrays = self.arrays(k)
             wants = as_outputs(self.row.reference(**arrays, **self.variant))
-            outcome = self.runner.perform(
-                self.target, Request(arrays, self.params, self.dtype, self.framework, self.device)
-            )
+            outcome = self.runner.perform(self.target, self.request(arrays))
             verdict.cases = done
             progress(done, cases)
             problem = (outcome.kind, outcome.problem) if outcome.problem else None
@@ -171,7 +182,7 @@ class Judge:
     ) -> None:
         """Fold one case into the verdict."""
         for n, (name, got, want, unit) in enumerate(zip(self.row.outputs, gots, wants, units, strict=True)):
-            result = compare(got, want, *forward_tolerance(self.dtype, unit))
+            result = compare(got, want, *forward_tolerance(self.row, self.dtype, unit))
             if result.error * verdict.tolerance >= verdict.error * result.tolerance:  # worst in units of its tolerance
                 verdict.error, verdict.tolerance = result.error, result.tolerance
             if not result.ok and verdict.ok:
@@ -182,7 +193,7 @@ class Judge:
 
     def gradients(self, cases: int, progress: Callable[[int, int], None]) -> list[Verdict]:
         """Compare every gradient with central differences of the reference, away from kinks."""
-        verdicts = {name: self._verdict(f"gradient of {name}") for name in self.row.differentiable}
+        verdicts = {name: self._verdict(f"gradient of {name}") for name in self.differentiable}
         smooth = [k for k in range(cases) if is_smooth(k) and (self.dtype not in HALF or scale(k) == 1)]
         for done, k in enumerate(self._by_size(smooth), 1):
             arrays, weights, outcome = self.backward(k)
@@ -201,13 +212,10 @@ class Judge:
 
     def backward(self, k: int) -> tuple[dict[str, np.ndarray], Sequence[np.ndarray | None], Outcome]:
         """Inputs and output cotangents of case k, and what the callable's backward made of them."""
-        arrays = self._arrays(k)
+        arrays = self.arrays(k)
         wants = as_outputs(self.row.reference(**arrays, **self.variant))
         weights = cotangents(self.row, wants, (self.seed, k), self.dtype)
-        request = Request(
-            arrays, self.params, self.dtype, self.framework, self.device, tuple(weights), self.row.differentiable
-        )
-        return arrays, weights, self.runner.perform(self.target, request)
+        return arrays, weights, self.runner.perform(self.target, self.request(arrays, weights))
 
     def _compare_gradient(
         self,
@@ -225,7 +233,7 @@ class Judge:
             return
         relative, absolute = gradient_tolerance(self.row, name, self.dtype, scale(k))
         for index, direction in directions(gradient.shape, k):
-            want = directional(self.row, self.variant, arrays, name, direction, weights, step(name, scale(k)))
+            want = directional(self.row, self.variant, arrays, name, direction, weights, step(self.row, name, scale(k)))
             along = gradient[index] if index is not None else gradient * direction
             got = float(np.sum(along))
             # Along a random direction the roundings of many elements add up like a random walk.
@@ -259,22 +267,23 @@ def replay(
 
     The element `index` of output number `output`; or, with `gradient="flow"` for instance, the derivative with respect
     to that element of that argument, for the case's random output cotangents (index `()`: along a random direction).
-    This calls in this process, without protection: exceptions and prints are the callable's own.
+    The call is made in this process, without protection.
     """
     one = Judge(Runner(None), target, equation, variant, dtype=dtype, framework=framework, device=device, seed=seed)
     if not gradient:
-        arrays = exact_case(equation, k, seed=seed, dtype=dtype)
-        inputs = convert(arrays, dtype=dtype, framework=framework, device=device).values()
-        result = load(target)(*inputs, **one.params) if isinstance(target, str) else target(*inputs, **one.params)
-        got = result[output] if isinstance(result, tuple | list) else result
-        return got[index], as_outputs(one.row.reference(**arrays, **variant))[output][index]
+        arrays = one.arrays(k)
+        outcome = one.runner.perform(target, one.request(arrays))
+        want = as_outputs(one.row.reference(**arrays, **variant))[output]
+        return outcome.problem or outcome.outputs[output][index], want[index]
     arrays, weights, outcome = one.backward(k)
     found = outcome.gradients.get(gradient)
     if found is None:
         return outcome.problem or "no gradient", "a gradient"
     for unit, direction in directions(found.shape, k):
         if (unit or ()) == index:
-            want = directional(one.row, variant, arrays, gradient, direction, weights, step(gradient, scale(k)))
+            want = directional(
+                one.row, variant, arrays, gradient, direction, weights, step(one.row, gradient, scale(k))
+            )
             return (float(found[unit]) if unit else float(np.sum(found * direction))), want
     raise IndexError(index)
 

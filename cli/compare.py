@@ -29,9 +29,9 @@ _HALF_SUBNORMAL = {"float16": 2.0**-25, "bfloat16": 2.0**-134}
 _STEP = 1e-7
 
 
-def step(name: str, scale: float) -> float:
+def step(row: Equation, name: str, scale: float) -> float:
     """Of the central difference for argument `name` when values are of magnitude `scale`."""
-    return _STEP * (1.0 if name == "flow" else scale)
+    return _STEP * row.unit(name, scale)
 
 
 @dataclass(frozen=True)
@@ -68,16 +68,16 @@ def compare(got: np.ndarray, want: np.ndarray, relative: float, absolute: float)
     return Comparison(not bad.any(), float(error[worst]), float(tolerance[worst]), worst, first, int(bad.sum()))
 
 
-def forward_tolerance(dtype: str, unit: float) -> tuple[float, float]:
+def forward_tolerance(row: Equation, dtype: str, unit: float) -> tuple[float, float]:
     """(relative, absolute) for results of magnitude `unit` in `dtype`."""
-    relative, absolute = TOLERANCE[dtype]
+    relative, absolute = row.tolerance.get(dtype, TOLERANCE[dtype])
     return relative, absolute * unit + _HALF_SUBNORMAL.get(dtype, 0.0)
 
 
 def gradient_tolerance(row: Equation, name: str, dtype: str, scale: float) -> tuple[float, float]:
     """(relative, absolute) for the gradient with respect to argument `name`, values being of magnitude `scale`."""
     relative, absolute = GRADIENT_TOLERANCE[dtype]
-    unit = max(scale ** (degree - (name != "flow")) for degree in row.degree)
+    unit = max(scale**degree for degree in row.degree) / row.unit(name, scale)
     return relative, absolute * unit + _HALF_SUBNORMAL.get(dtype, 0.0)
 
 
@@ -89,7 +89,7 @@ def as_outputs(result: Any) -> list[Any]:
 def cotangents(row: Equation, wants: Sequence[np.ndarray], key: tuple[int, ...], dtype: str) -> list[np.ndarray | None]:
     """Output cotangents that `dtype` can hold, reproducible from `key`; None for an output without derivative."""
     fill = SeededFill((*key, 1), 1.0, True, dtype)
-    return [None if w.dtype == bool else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)]
+    return [None if w.dtype != np.float64 else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)]
 
 
 def directional(

@@ -207,7 +207,7 @@ def run(row: Equation, variant: dict[str, Any], whole: Inputs, crop: Inputs, dev
     oracle = time.perf_counter() - start
     verdict, pictures = Verdict(row.id, variant, DTYPE, "value", cases=1), []
     for output, g, w, degree in zip(row.outputs, got, want, row.degree, strict=True):
-        relative, absolute = forward_tolerance(DTYPE, GREY**degree)
+        relative, absolute = forward_tolerance(row, DTYPE, GREY**degree)
         result = compare(g, w, relative, absolute)
         if result.error * verdict.tolerance >= verdict.error * result.tolerance:
             verdict.error, verdict.tolerance = result.error, result.tolerance

@@ -38,7 +38,7 @@ def explain(row: Equation, variant: Mapping[str, Any], records: Sequence[Record]
     got = [_components(row, r.got) for r in records]
     straight = tuple(range(len(names)))
     permuted = [p for p in itertools.permutations(straight) if p != straight]
-    if any(component.dtype == bool for component in got[0]) or len(got[0]) != len(names):
+    if any(component.dtype != np.float64 for component in got[0]) or len(got[0]) != len(names):
         permuted = []
     precisions = [(0, "", dtype)]
     for n, coarser in enumerate(DTYPES[DTYPES.index(dtype) + 1 :], 1):
@@ -68,7 +68,7 @@ def explain(row: Equation, variant: Mapping[str, Any], records: Sequence[Record]
                 _components(row, as_outputs(row.reference(**convention[2](r.arrays), **other[2]))) for r in records
             ]
         ordered = [[want[i] for i in order[2]] for want in wants[key]]
-        found = _agreement(records, got, ordered, precision[2], gain[2], region[2])
+        found = _agreement(row, records, got, ordered, precision[2], gain[2], region[2])
         if found is not None:
             changed = [part[1] for part in (precision, other, convention, order)]
             changed += [_gain(names[order[2][i]], value) for i, value in enumerate(found) if value != 1.0]
@@ -89,12 +89,11 @@ def _conventions(row: Equation) -> list[tuple[int, str, Callable[[_Inputs], _Inp
 
 
 def _everywhere(**arrays: np.ndarray) -> np.ndarray:
-    return np.ones(next(iter(arrays.values())).shape[-2:], bool)
+    return np.array(True)
 
 
 def _sides_above_one(**arrays: np.ndarray) -> np.ndarray:
-    shape = next(iter(arrays.values())).shape[-2:]
-    return np.full(shape, 1 not in shape)
+    return np.array(1 not in next(iter(arrays.values())).shape[-2:])
 
 
 def _components(row: Equation, outputs: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -109,6 +108,7 @@ def _gain(name: str, gain: float) -> str:
 
 
 def _agreement(
+    row: Equation,
     records: Sequence[Record],
     got: Sequence[Sequence[np.ndarray]],
     want: Sequence[Sequence[np.ndarray]],
@@ -125,10 +125,10 @@ def _agreement(
             parts.append((g[i][mask], w[i][mask], record.units[i if len(record.units) > 1 else 0]))
         if sum(w.size for _, w, _ in parts) < 8:
             return None  # too little left to say anything
-        gain = _fitted_gain(parts) if scaled and got[0][i].dtype != bool else 1.0
+        gain = _fitted_gain(parts) if scaled and want[0][i].dtype == np.float64 else 1.0
         if gain == 0:
             return None
-        if not all(compare(g / gain, w, *forward_tolerance(dtype, unit)).ok for g, w, unit in parts):
+        if not all(compare(g / gain, w, *forward_tolerance(row, dtype, unit)).ok for g, w, unit in parts):
             return None
         gains.append(gain)
     return gains

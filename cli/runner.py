@@ -29,10 +29,11 @@ class CannotRun(Exception):
 
 @dataclass(frozen=True)
 class Request:
-    """One call: float64 arrays go positionally in the order of the signature, `params` by keyword."""
+    """One call: arrays go by position, those named in `keyword` by keyword, and so do `params`."""
 
     arrays: dict[str, np.ndarray]
     params: dict[str, Any]
+    keyword: tuple[str, ...] = ()
     dtype: str = "float64"
     framework: str = "numpy"
     device: str = "cpu"
@@ -163,7 +164,9 @@ def perform(target: Target, request: Request) -> Outcome:
             inputs[name].requires_grad_(True)
     with _captured() as printed:
         try:
-            result = function(*inputs.values(), **request.params)
+            positional = [value for name, value in inputs.items() if name not in request.keyword]
+            named = {name: value for name, value in inputs.items() if name in request.keyword}
+            result = function(*positional, **named, **request.params)
         except BaseException as error:
             return Outcome("raises", _one_line(error), printed=printed())
         outcome.printed = printed()

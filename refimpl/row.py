@@ -5,12 +5,17 @@
     kind "value"    any real number of the case's scale
     kind "nonzero"  the same, at least 1e-3 scales away from 0, because there is a kink
     kind "flow"     pixels, at least 1e-3 away from an integer, because there is a kink
+    kind "grey"     a grey level in [0, 255], whatever the case's scale
+    kind "parameter"  a positive number in [0.1, 0.6], whatever the case's scale
+    kind "mask"     bool, at least one True
+    kind "label:K"  int64 in 0 .. K-1
 
-A fill that means to hit the kinks (on exactly representable values) ignores the two distances.
+A fill that means to hit the kinks (on exactly representable values) ignores the distances.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +33,9 @@ class Equation:
     summary: str
     reference: Callable[..., Any]
     dims: str  # the sizes that `inputs` takes, a letter each
-    inputs: Callable[..., Args]  # inputs(fill, **sizes) -> arrays by name, in the order of the signature
+    # inputs(fill, **sizes) -> arrays by name, in the order of the signature. Those that are keyword-only there are
+    # optional: where an implementation does not take one, reference and implementation are both left to its default.
+    inputs: Callable[..., Args]
     outputs: tuple[str, ...]
     degree: tuple[int, ...]  # per output: multiply all values (not the flow) by s, and it grows by s ** degree
     differentiable: tuple[str, ...]
@@ -38,6 +45,26 @@ class Equation:
     variants: tuple[Mapping[str, Any], ...] = ({},)  # keyword arguments; the first is the default
     blocks: tuple[str, ...] = ()  # names of the equal blocks of channels that the one output consists of
     interior: Callable[..., np.ndarray] | None = None  # interior(**arrays) -> mask (..., H, W); None: no border rule
+    nonfinite: tuple[str, ...] = ()  # arguments whose NaN and infinity have a stated meaning
+    # dtype: (relative, absolute per unit) where the table of `cli/compare.py` does not fit; the reason stands beside it
+    tolerance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+    @property
+    def keyword(self) -> tuple[str, ...]:
+        """The keyword-only arguments of the reference."""
+        parameters = inspect.signature(self.reference).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+    def unit(self, name: str, scale: float) -> float:
+        """The magnitude of argument `name` in a case of that scale."""
+        kinds: dict[str, str] = {}
+
+        def record(name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
+            kinds[name] = kind
+            return np.zeros(shape)
+
+        self.inputs(record, **dict.fromkeys(self.dims, 2))
+        return scale if kinds[name] in ("value", "nonzero") else 1.0
 
 
 def inner(**arrays: np.ndarray) -> np.ndarray:

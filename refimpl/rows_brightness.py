@@ -56,6 +56,7 @@ ROWS = (
         outputs=("residual", "mask"),
         degree=(1, 0),
         differentiable=("f0", "f1", "flow"),
+        nonfinite=("flow",),
         interior=source_inside(+1),
         bench=_WARP_BENCH,
         bad=(BAD_FLOW,),

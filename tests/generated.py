@@ -19,6 +19,7 @@ DIMS = {
     "T": st.integers(2, 4),
     "H": st.integers(1, 6),
     "W": st.integers(1, 7),
+    "K": st.integers(1, 6),
 }
 
 
@@ -27,11 +28,28 @@ def each_row() -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", EQUATIONS.values(), ids=EQUATIONS.keys())
 
 
-def each_variant() -> pytest.MarkDecorator:
-    """Once per row and variant."""
-    pairs = [(row, dict(variant)) for row in EQUATIONS.values() for variant in row.variants]
+def each_variant(*, differentiable: bool = False, batched: bool = False) -> pytest.MarkDecorator:
+    """Once per row and variant; only rows that have a gradient, or a batch, if so asked."""
+    pairs = [
+        (row, dict(variant))
+        for row in EQUATIONS.values()
+        for variant in row.variants
+        if (row.differentiable or not differentiable) and ("N" in row.dims or not batched)
+    ]
     names = ["-".join([row.id, *map(str, variant.values())]) for row, variant in pairs]
     return pytest.mark.parametrize("row, variant", pairs, ids=names)
+
+
+def batched(row: Equation) -> list[str]:
+    """The arguments whose first axis is the batch."""
+
+    def shapes(N: int) -> dict[str, tuple[int, ...]]:
+        sizes = dict.fromkeys(row.dims, 2) | {"N": N}
+        return {
+            name: array.shape for name, array in row.inputs(lambda name, shape, kind: np.zeros(shape), **sizes).items()
+        }
+
+    return [name for name, shape in shapes(5).items() if shape != shapes(6)[name]]
 
 
 def operator(row: Equation) -> Callable[..., Any]:
@@ -54,6 +72,17 @@ def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str)
             if dtype in HALF:
                 return whole + array(st.integers(1, 15).map(lambda k: k / 16))
             return whole + array(st.floats(1e-3, 1 - 1e-3))
+        if kind == "mask":
+            mask = draw(hnp.arrays(bool, shape))
+            mask.flat[0] |= not mask.any()
+            return mask
+        if kind.startswith("label:"):
+            return draw(hnp.arrays(np.int64, shape, elements=st.integers(0, int(kind[6:]) - 1)))
+        if kind == "grey":
+            grey = st.floats(0.0, 255.0, allow_subnormal=False) if smooth else st.integers(0, 255).map(float)
+            return rounded(array(grey), dtype)
+        if kind == "parameter":
+            return rounded(array(st.floats(0.1, 0.6)), dtype)
         if not smooth:
             value = array(st.integers(-4, 4).map(lambda k: k / 4))
         elif kind == "nonzero":
