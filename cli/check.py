@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from motionspec.cli.cases import HALF, exact_case, is_smooth, scale, sizes
+from motionspec.cli.cases import DTYPES, HALF, exact_case, is_smooth, scale, sizes
 from motionspec.cli.compare import (
     as_outputs,
     compare,
@@ -21,6 +21,7 @@ from motionspec.cli.compare import (
     step,
 )
 from motionspec.cli.explain import Record, explain
+from motionspec.cli.inventory import find
 from motionspec.cli.runner import CannotRun, Outcome, Request, Runner, Target
 from motionspec.refimpl.equations import EQUATIONS, Equation
 
@@ -58,6 +59,11 @@ class Verdict:
         """Whether it agrees."""
         return self.kind == "agrees"
 
+    def fold(self, error: float, tolerance: float) -> None:
+        """Keep the worst error, in units of its tolerance."""
+        if not self.tolerance or error / tolerance > self.error / self.tolerance:
+            self.error, self.tolerance = error, tolerance
+
     def as_json(self) -> dict[str, Any]:
         """Plain data; arrays of the failing case are left out, `reproduce` makes them."""
         data = asdict(self)
@@ -68,16 +74,12 @@ class Verdict:
 
 def _shape_problem(row: Equation, outcome: Outcome, wants: Sequence[np.ndarray], dtype: str) -> tuple[str, str] | None:
     """(kind, problem) when number, shapes or dtypes of the outputs are not the equation's."""
-    if len(outcome.outputs) != len(wants):
-        names = ", ".join(row.outputs)
-        shapes = ", ".join(str(got.shape) for got in outcome.outputs)
-        return (
-            "wrong shape",
-            f"returned {len(outcome.outputs)} arrays of shape {shapes}, expected {len(wants)}: {names}",
-        )
-    for name, got, came, want in zip(row.outputs, outcome.outputs, outcome.dtypes, wants, strict=True):
-        if got.shape != want.shape:
-            return "wrong shape", f"{name} has shape {got.shape}, expected {want.shape}"
+    if len(outcome.shapes) != len(wants):
+        shapes, names = ", ".join(map(str, outcome.shapes)), ", ".join(row.outputs)
+        return "wrong shape", f"returned {len(outcome.shapes)} arrays of shape {shapes}, expected {len(wants)}: {names}"
+    for name, shape, came, want in zip(row.outputs, outcome.shapes, outcome.dtypes, wants, strict=True):
+        if shape != want.shape:
+            return "wrong shape", f"{name} has shape {shape}, expected {want.shape}"
         expected = dtype if want.dtype == np.float64 else str(want.dtype)
         if came != expected:
             return "wrong dtype", f"{name} has dtype {came}, expected {expected}"
@@ -112,13 +114,29 @@ class Judge:
         arrays = exact_case(self.row.id, k, seed=self.seed, dtype=self.dtype)
         return {name: array for name, array in arrays.items() if name not in self.left_out}
 
-    def request(self, arrays: dict[str, np.ndarray], weights: Sequence[np.ndarray | None] = ()) -> Request:
-        """The call on these inputs, with its gradients if there are output cotangents."""
-        where = {"dtype": self.dtype, "framework": self.framework, "device": self.device}
-        differentiable = self.differentiable if weights else ()
-        return Request(
-            arrays, self.params, self.row.keyword, cotangents=tuple(weights), differentiable=differentiable, **where
+    def wants(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """What the oracle says."""
+        return as_outputs(self.row.reference(**arrays, **self.variant))
+
+    def perform(
+        self, arrays: dict[str, np.ndarray], wants: list[np.ndarray], weights: Sequence[np.ndarray | None] = ()
+    ) -> Outcome:
+        """What the callable says, and its gradients if there are output cotangents."""
+        request = Request(
+            arrays,
+            self.params,
+            keyword=self.row.keyword,
+            expected=tuple(want.shape for want in wants),
+            dtype=self.dtype,
+            framework=self.framework,
+            device=self.device,
+            cotangents=tuple(weights),
+            differentiable=self.differentiable if weights else (),
         )
+        outcome = self.runner.perform(self.target, request)
+        if outcome.problem and self.framework == "numpy" and "ensor" in outcome.problem:
+            outcome.problem += ". If it takes torch tensors: framework torch"
+        return outcome
 
     def _verdict(self, checked: str) -> Verdict:
         return Verdict(self.row.id, self.variant, self.dtype, checked)
@@ -133,9 +151,9 @@ class Judge:
 
     def _reproduce(self, k: int, gradient: str = "", index: tuple[int, ...] = (), output: int = 0) -> str:
         """One line of Python that prints got and expected."""
-        target = getattr(self.target, "__qualname__", "your_function")
-        if isinstance(self.target, str):
-            target = repr(self.target)
+        target = repr(self.target) if isinstance(self.target, str) else getattr(self.target, "__qualname__", "")
+        if not isinstance(self.target, str) and not all(part.isidentifier() for part in target.split(".")):
+            target = "your_function"
         defaults: dict[str, Any] = {"variant": {}, "output": 0, "index": (), "gradient": ""}
         defaults |= {"dtype": "float64", "framework": "numpy", "device": "cpu", "seed": 0}
         values: dict[str, Any] = {"variant": self.variant, "output": output, "index": index, "gradient": gradient}
@@ -152,13 +170,11 @@ class Judge:
         verdict, records = self._verdict("value"), []
         for done, k in enumerate(self._by_size(range(cases)), 1):
             arrays = self.arrays(k)
-            wants = as_outputs(self.row.reference(**arrays, **self.variant))
-            outcome = self.runner.perform(self.target, self.request(arrays))
+            wants = self.wants(arrays)
+            outcome = self.perform(arrays, wants)
             verdict.cases = done
             progress(done, cases)
             problem = (outcome.kind, outcome.problem) if outcome.problem else None
-            if problem and self.framework == "numpy" and "ensor" in outcome.problem:
-                problem = outcome.kind, outcome.problem + ". If it takes torch tensors: framework torch"
             problem = problem or _shape_problem(self.row, outcome, wants, self.dtype)
             if outcome.mutated and not problem:
                 problem = "changes its input", f"changed {', '.join(outcome.mutated)} in place"
@@ -183,8 +199,7 @@ class Judge:
         """Fold one case into the verdict."""
         for n, (name, got, want, unit) in enumerate(zip(self.row.outputs, gots, wants, units, strict=True)):
             result = compare(got, want, *forward_tolerance(self.row, self.dtype, unit))
-            if result.error * verdict.tolerance >= verdict.error * result.tolerance:  # worst in units of its tolerance
-                verdict.error, verdict.tolerance = result.error, result.tolerance
+            verdict.fold(result.error, result.tolerance)
             if not result.ok and verdict.ok:
                 i = result.first
                 verdict.kind = "returns NaN" if np.isnan(got[i]) and not np.isnan(want[i]) else "differs"
@@ -213,9 +228,9 @@ class Judge:
     def backward(self, k: int) -> tuple[dict[str, np.ndarray], Sequence[np.ndarray | None], Outcome]:
         """Inputs and output cotangents of case k, and what the callable's backward made of them."""
         arrays = self.arrays(k)
-        wants = as_outputs(self.row.reference(**arrays, **self.variant))
+        wants = self.wants(arrays)
         weights = cotangents(self.row, wants, (self.seed, k), self.dtype)
-        return arrays, weights, self.runner.perform(self.target, self.request(arrays, weights))
+        return arrays, weights, self.perform(arrays, wants, weights)
 
     def _compare_gradient(
         self,
@@ -240,8 +255,7 @@ class Judge:
             count = float(np.abs(direction).sum()) ** 0.5
             tolerance = absolute * count + relative * max(abs(want), float(np.abs(along).max()) * count)
             error = abs(got - want) if np.isfinite(got) else np.inf
-            if error * verdict.tolerance >= verdict.error * tolerance:
-                verdict.error, verdict.tolerance = error, tolerance
+            verdict.fold(error, tolerance)
             if not error <= tolerance and verdict.ok:
                 where = f"[{', '.join(map(str, index))}]" if index is not None else " along a random direction"
                 verdict.kind = "returns NaN" if np.isnan(got) else "differs"
@@ -272,9 +286,12 @@ def replay(
     one = Judge(Runner(None), target, equation, variant, dtype=dtype, framework=framework, device=device, seed=seed)
     if not gradient:
         arrays = one.arrays(k)
-        outcome = one.runner.perform(target, one.request(arrays))
-        want = as_outputs(one.row.reference(**arrays, **variant))[output]
-        return outcome.problem or outcome.outputs[output][index], want[index]
+        wants = one.wants(arrays)
+        outcome = one.perform(arrays, wants)
+        problem = outcome.problem or (_shape_problem(one.row, outcome, wants, dtype) or ("", ""))[1]
+        if problem:
+            return problem, "a result"
+        return float(outcome.outputs[output][index]), float(wants[output][index])
     arrays, weights, outcome = one.backward(k)
     found = outcome.gradients.get(gradient)
     if found is None:
@@ -305,6 +322,27 @@ def variants_to_judge(
     return fitting if free and set(passed(free)) == set(free) else fitting[:1]
 
 
+def _askable(
+    target: Target, dtypes: Sequence[str], framework: str, device: str, cases: int, seed: int, grad: bool
+) -> None:
+    """Raise CannotRun for options that make no sense."""
+    if not isinstance(target, str) and not callable(target):
+        raise CannotRun(f"expected a callable, package.module:function or FILE.py:function, got {target!r}")
+    if framework not in ("numpy", "torch"):
+        raise CannotRun(f"framework {framework}: expected numpy or torch")
+    if not dtypes or not set(dtypes) <= set(DTYPES):
+        raise CannotRun(f"dtype {','.join(dtypes)}: expected one or more of {','.join(DTYPES)}")
+    if framework == "numpy":
+        if "bfloat16" in dtypes:
+            raise CannotRun("NumPy has no bfloat16: use --framework torch")
+        if grad:
+            raise CannotRun("gradients need --framework torch")
+        if device != "cpu":
+            raise CannotRun(f"device {device}: NumPy has none: use --framework torch")
+    if cases < 1 or seed < 0:
+        raise CannotRun(f"expected at least 1 case and a seed from 0 up, got cases={cases} and seed={seed}")
+
+
 def judge(
     target: Target,
     equation: str,
@@ -320,15 +358,11 @@ def judge(
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
 ) -> list[Verdict]:
     """All verdicts on one callable for one equation. Raises CannotRun when the question cannot be asked."""
-    if equation not in EQUATIONS:
-        raise CannotRun(f"no equation {equation!r}; `motionspec list` shows all")
+    find(equation)
+    _askable(target, dtypes, framework, device, cases, seed, grad)
     verdicts = []
     chosen = variants_to_judge(equation, variant or {}, lambda names: runner.accepted(target, names))
     for dtype, one in itertools.product(dtypes, chosen):
-        if framework == "numpy" and dtype == "bfloat16":
-            raise CannotRun("NumPy has no bfloat16: use --framework torch")
-        if framework == "numpy" and grad:
-            raise CannotRun("gradients need --framework torch")
         label = " ".join([equation, *(f"{k}={v}" for k, v in one.items()), dtype])
         judge_one = Judge(runner, target, equation, one, dtype=dtype, framework=framework, device=device, seed=seed)
         verdicts.append(judge_one.value(cases, partial(progress, label)))

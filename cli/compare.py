@@ -56,6 +56,11 @@ def compare(got: np.ndarray, want: np.ndarray, relative: float, absolute: float)
     got, want = got.astype(np.float64), want.astype(np.float64)
     if got.size == 0:
         return Comparison(True, 0.0, absolute, (), (), 0)
+    with np.errstate(all="ignore"):  # an overflow here is an error like any other
+        return _compare(got, want, relative, absolute)
+
+
+def _compare(got: np.ndarray, want: np.ndarray, relative: float, absolute: float) -> Comparison:
     same = (got == want) | (np.isnan(got) & np.isnan(want))
     finite = np.isfinite(got) & np.isfinite(want)
     error = np.where(same, 0.0, np.inf)
@@ -89,7 +94,9 @@ def as_outputs(result: Any) -> list[Any]:
 def cotangents(row: Equation, wants: Sequence[np.ndarray], key: tuple[int, ...], dtype: str) -> list[np.ndarray | None]:
     """Output cotangents that `dtype` can hold, reproducible from `key`; None for an output without derivative."""
     fill = SeededFill((*key, 1), 1.0, True, dtype)
-    return [None if w.dtype != np.float64 else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)]
+    return [
+        None if w.dtype != np.float64 else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)
+    ]
 
 
 def directional(

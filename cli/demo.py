@@ -209,8 +209,7 @@ def run(row: Equation, variant: dict[str, Any], whole: Inputs, crop: Inputs, dev
     for output, g, w, degree in zip(row.outputs, got, want, row.degree, strict=True):
         relative, absolute = forward_tolerance(row, DTYPE, GREY**degree)
         result = compare(g, w, relative, absolute)
-        if result.error * verdict.tolerance >= verdict.error * result.tolerance:
-            verdict.error, verdict.tolerance = result.error, result.tolerance
+        verdict.fold(result.error, result.tolerance)
         if not result.ok:
             verdict.kind, verdict.note = (
                 "differs",

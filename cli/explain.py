@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from motionspec.cli.cases import DTYPES
-from motionspec.cli.compare import as_outputs, compare, forward_tolerance
+from motionspec.cli.compare import TOLERANCE, as_outputs, compare, forward_tolerance
 from motionspec.refimpl.equations import Equation
 
 
@@ -34,6 +33,11 @@ def explain(row: Equation, variant: Mapping[str, Any], records: Sequence[Record]
     Tried are other variants, the flow's sign and order, the order, signs and gains of the components, sides of length
     1, the interior alone, and coarser precisions. If nothing agrees, it says which variant is closest.
     """
+    with np.errstate(all="ignore"):  # an overflow here is an error like any other
+        return _explain(row, variant, records, dtype)
+
+
+def _explain(row: Equation, variant: Mapping[str, Any], records: Sequence[Record], dtype: str) -> str:
     names = list(row.blocks or row.outputs)
     got = [_components(row, r.got) for r in records]
     straight = tuple(range(len(names)))
@@ -41,7 +45,8 @@ def explain(row: Equation, variant: Mapping[str, Any], records: Sequence[Record]
     if any(component.dtype != np.float64 for component in got[0]) or len(got[0]) != len(names):
         permuted = []
     precisions = [(0, "", dtype)]
-    for n, coarser in enumerate(DTYPES[DTYPES.index(dtype) + 1 :], 1):
+    coarse = sorted((relative, name) for name, (relative, _) in TOLERANCE.items() if relative > TOLERANCE[dtype][0])
+    for n, (_, coarser) in enumerate(coarse, 1):
         precisions.append((n * _PRECISION, f"the precision (agrees to {coarser}'s)", coarser))
     variants = [(0, "", dict(variant))]
     for other in row.variants:
@@ -73,6 +78,8 @@ def explain(row: Equation, variant: Mapping[str, Any], records: Sequence[Record]
             changed = [part[1] for part in (precision, other, convention, order)]
             changed += [_gain(names[order[2][i]], value) for i, value in enumerate(found) if value != 1.0]
             return "what differs: " + "; ".join(filter(None, [*changed, region[1]]))
+    if sum(component.size for parts in got for component in parts) < 40:
+        return "what differs: too few values to tell; judge more cases"
     return "what differs: nothing tried explains it. " + _closest(row, records)
 
 
@@ -125,7 +132,7 @@ def _agreement(
             parts.append((g[i][mask], w[i][mask], record.units[i if len(record.units) > 1 else 0]))
         if sum(w.size for _, w, _ in parts) < 8:
             return None  # too little left to say anything
-        gain = _fitted_gain(parts) if scaled and want[0][i].dtype == np.float64 else 1.0
+        gain = _fitted_gain(parts, TOLERANCE[dtype][0]) if scaled and want[0][i].dtype == np.float64 else 1.0
         if gain == 0:
             return None
         if not all(compare(g / gain, w, *forward_tolerance(row, dtype, unit)).ok for g, w, unit in parts):
@@ -134,14 +141,17 @@ def _agreement(
     return gains
 
 
-def _fitted_gain(parts: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> float:
+def _fitted_gain(parts: Sequence[tuple[np.ndarray, np.ndarray, float]], relative: float) -> float:
     """The factor k of got = k want in the least squares sense; 0 where there is none."""
+    if not all(np.isfinite(g).all() for g, _, _ in parts):
+        return 0.0
     match = sum(float(np.sum(g / unit * (w / unit))) for g, w, unit in parts)
     power = sum(float(np.sum((w / unit) ** 2)) for _, w, unit in parts)
     if not np.isfinite(match) or abs(match) <= 1e-6 * power:
         return 0.0
     gain = match / power
-    return round(gain, 9)  # k is a constant that somebody wrote down
+    short = round(gain, 6)  # a constant that somebody wrote down, if it fits
+    return short if abs(short - gain) <= relative * abs(gain) else gain
 
 
 def _closest(row: Equation, records: Sequence[Record]) -> str:
@@ -152,8 +162,8 @@ def _closest(row: Equation, records: Sequence[Record]) -> str:
         for record in records:
             wants = as_outputs(row.reference(**record.arrays, **variant))
             for g, w, unit in zip(record.got, wants, record.units, strict=True):
-                if w.size:
-                    worst = max(worst, float(np.abs(g.astype(np.float64) - w.astype(np.float64)).max()) / unit)
+                result = compare(g, w, 0.0, unit)
+                worst = max(worst, result.error / unit)
         errors.append((worst, ", ".join(f"{k}={v!r}" for k, v in variant.items()) or "the equation"))
     worst, name = min(errors)
     return f"Closest is {name}, off by up to {worst:.2g} times the values' scale"

@@ -8,19 +8,15 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import motionspec
-from motionspec import refimpl
 from motionspec.cli.cases import DTYPES
 from motionspec.cli.check import Verdict, judge
+from motionspec.cli.inventory import ROOT, find, planned
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.text import report, settings, table
 from motionspec.refimpl.equations import EQUATIONS
-from motionspec.refimpl.sources import SOURCES, ids, state
-
-ROOT = Path(refimpl.__file__).resolve().parents[1]  # holds refimpl/, ops/ and, in a checkout, tests/
-NETWORKS = frozenset(f"network: {path.stem}" for path in (ROOT / "models").glob("*.py") if path.stem != "__init__")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -32,15 +28,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"motionspec: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # `motionspec list | head`
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  so that closing it does not complain again
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that closing stdout does not complain again
         return 0
     except KeyboardInterrupt:
         print("\nmotionspec: interrupted", file=sys.stderr)
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, like everything here."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="motionspec",
         description="Is a motion operator right? The equations of five papers, and a judge for any implementation.",
     )
@@ -90,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--cases", type=_positive(int), default=40, metavar="N", help="inputs per equation and variant (default: 40)"
     )
-    one.add_argument("--seed", type=int, default=0, metavar="S", help="other inputs (default: 0)")
+    one.add_argument("--seed", type=_natural, default=0, metavar="S", help="other inputs (default: 0)")
     one.add_argument(
         "--timeout", type=_positive(float), default=60.0, metavar="SECONDS", help="for one call (default: 60)"
     )
@@ -123,11 +126,21 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _natural(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 up, got {text}")
+    return value
+
+
+_natural.__name__ = "int"  # argparse puts it into its message
+
+
 def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
     def parse(text: str) -> Any:
         value = kind(text)
         if not value > 0 or not math.isfinite(value):
-            raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+            raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text}")
         return value
 
     parse.__name__ = kind.__name__  # argparse puts it into its message
@@ -148,18 +161,6 @@ def _definitions(path: Path) -> dict[str, int]:
 def _has_operator(equation: str) -> bool:
     stem, name = equation.split(".")
     return name in _definitions(ROOT / "ops" / f"{stem}.py")
-
-
-def planned() -> dict[str, str]:
-    """What the inventory names and nobody has written yet: equation or network, and the first source that names it."""
-    known = {*EQUATIONS, *NETWORKS}
-    found: dict[str, str] = {}
-    for source in SOURCES:
-        if state(source, known) == "planned":
-            for name in ids(source) or (source.fate,):
-                if name not in known:
-                    found.setdefault(name, f"{source.paper} {source.label}")
-    return found
 
 
 def markdown_index() -> str:
@@ -189,10 +190,7 @@ def list_equations(arguments: argparse.Namespace) -> int:
 
 def show(arguments: argparse.Namespace) -> int:
     """`motionspec show ID`."""
-    if arguments.id not in EQUATIONS:
-        later = planned().get(arguments.id)
-        raise CannotRun(f"{arguments.id} is planned ({later}) and not written yet" if later else _unknown(arguments.id))
-    row = EQUATIONS[arguments.id]
+    row = find(arguments.id)
     stem, name = row.id.split(".")
     print(f"{row.id}   [{row.source}]\n\n    {(row.reference.__doc__ or '').strip()}\n")
     print(f"variants:   {'; '.join(settings(dict(v)) or 'none' for v in row.variants)}")
@@ -208,14 +206,6 @@ def show(arguments: argparse.Namespace) -> int:
     else:
         print("tests:      in the repository; they are not part of the installed package")
     return 0
-
-
-def _unknown(equation: str) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(equation, EQUATIONS, n=1, cutoff=0.4)
-    hint = f" Did you mean {near[0]}?" if near else ""
-    return f"no equation {equation!r}.{hint} `motionspec list` shows all"
 
 
 # -- check -------------------------------------------------------------------------------------------------------------
@@ -242,9 +232,8 @@ def check(arguments: argparse.Namespace) -> int:
     """`motionspec check`."""
     chosen = list(EQUATIONS) if arguments.all else arguments.ids
     for equation in chosen:
-        if equation not in EQUATIONS:
-            raise CannotRun(_unknown(equation))
-    if arguments.impl and len(chosen) != 1:
+        find(equation)
+    if arguments.impl is not None and len(chosen) != 1:
         raise CannotRun(
             "--impl is held against one equation: name it, as in `motionspec check warp.bilinear --impl ...`"
         )
@@ -254,9 +243,14 @@ def check(arguments: argparse.Namespace) -> int:
     for dtype in dtypes:
         if dtype not in DTYPES:
             raise CannotRun(f"--dtype {dtype}: expected one or more of {','.join(DTYPES)}")
-    variant = dict(_key_value(text) for text in arguments.variant)
-    framework = arguments.framework or ("numpy" if arguments.impl else "torch")
-    if not arguments.impl and framework != "torch":
+    if arguments.json is not None and (Path(arguments.json).is_dir() or not Path(arguments.json).parent.is_dir()):
+        raise CannotRun(f"--json {arguments.json}: expected the name of a file in a folder that exists")
+    variant: dict[str, str] = {}
+    for key, value in map(_key_value, arguments.variant):
+        if variant.setdefault(key, value) != value:
+            raise CannotRun(f"--variant {key}: {variant[key]} or {value}? Choose one, or leave it out to judge all")
+    framework = arguments.framework or ("torch" if arguments.impl is None else "numpy")
+    if arguments.impl is None and framework != "torch":
         raise CannotRun("our operators take torch tensors: leave --framework out, or name your own with --impl")
 
     verdicts: list[Verdict] = []
@@ -266,7 +260,7 @@ def check(arguments: argparse.Namespace) -> int:
             for equation in chosen:
                 stem, name = equation.split(".")
                 verdicts += judge(
-                    arguments.impl or f"motionspec.ops.{stem}:{name}",
+                    f"motionspec.ops.{stem}:{name}" if arguments.impl is None else arguments.impl,
                     equation,
                     runner,
                     variant=variant,
@@ -281,7 +275,7 @@ def check(arguments: argparse.Namespace) -> int:
     finally:
         progress.clear()
     print(report(verdicts))
-    if arguments.json:
+    if arguments.json is not None:
         _write_json(Path(arguments.json), verdicts, vars(arguments))
     return 0 if all(v.ok for v in verdicts) else 1
 

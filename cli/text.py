@@ -1,5 +1,6 @@
 """Verdicts as text for a terminal."""
 
+import shlex
 from collections.abc import Sequence
 
 import numpy as np
@@ -71,9 +72,8 @@ def failure_text(verdict: Verdict) -> str:
 
 
 def _quoted(code: str) -> str:
-    """Code as one argument for a shell."""
-    assert '"' not in code
-    return f'"{code}"'
+    """Code as one argument for a shell; in double quotes, which read better, where that is safe."""
+    return shlex.quote(code) if set(code) & set('"$`\\!') else f'"{code}"'
 
 
 def report(verdicts: Sequence[Verdict]) -> str:

@@ -4,6 +4,9 @@ An executable specification (`motionspec.refimpl`), operators that provably comp
 judge that holds anybody's callable against an equation (`motionspec.check`, command `motionspec check`).
 """
 
+if __name__ != "motionspec":
+    raise ImportError(f"import motionspec, not {__name__}: the folder is mapped to the package motionspec")
+
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -37,7 +40,8 @@ def check(
     framework: "numpy" or "torch": what fn takes and returns. `grad` needs torch.
     dtype: one or several of float64, float32, bfloat16, float16.
     timeout: seconds for one call of fn, made in a child process that can be killed. None: in this process, unprotected
-        (for a debugger, or CUDA that this process has already initialised).
+        (for a debugger, for CUDA that this process has already initialised, and for a callable that sets the number
+        of torch's threads, which do not survive the fork).
 
     Returns the verdicts when all agree. Raises AssertionError with the printed report when one does not, and
     motionspec.cli.runner.CannotRun when the question cannot be asked (no such equation, variant, dtype or callable).
