@@ -133,8 +133,8 @@ _FILES: list[int] = []
 def _captured() -> Iterator[Callable[[], str]]:
     """Send what Python and C code write to stdout and stderr into files; yields a reader of what stdout got."""
     while len(_FILES) < 2:
-        with tempfile.TemporaryFile() as file:
-            _FILES.append(os.dup(file.fileno()))
+        with tempfile.TemporaryFile() as opened:
+            _FILES.append(os.dup(opened.fileno()))
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):  # None or closed
             stream.flush()
