@@ -150,17 +150,26 @@ def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 # -- list and show -----------------------------------------------------------------------------------------------------
 
 
-def _definitions(path: Path) -> dict[str, int]:
-    """Top-level functions of a Python file with their line; nothing if there is no such file. Imports nothing."""
+def _functions(path: Path) -> dict[str, ast.FunctionDef]:
+    """Top-level functions of a Python file; none if there is no such file. Imports nothing."""
     if not path.is_file():
         return {}
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name: node.lineno for node in tree.body if isinstance(node, ast.FunctionDef)}
+    return {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
+def _speaks_of(test: ast.FunctionDef, name: str) -> bool:
+    """Whether a test calls `something.name` or hands `"name"` to a helper."""
+    return any(
+        (isinstance(node, ast.Attribute) and node.attr == name)
+        or (isinstance(node, ast.Constant) and node.value == name)
+        for node in ast.walk(test)
+    )
 
 
 def _has_operator(equation: str) -> bool:
     stem, name = equation.split(".")
-    return name in _definitions(ROOT / "ops" / f"{stem}.py")
+    return name in _functions(ROOT / "ops" / f"{stem}.py")
 
 
 def markdown_index() -> str:
@@ -195,13 +204,13 @@ def show(arguments: argparse.Namespace) -> int:
     print(f"{row.id}   [{row.source}]\n\n    {(row.reference.__doc__ or '').strip()}\n")
     print(f"variants:   {'; '.join(settings(dict(v)) or 'none' for v in row.variants)}")
     for label, folder in (("reference", "refimpl"), ("operator", "ops")):
-        line = _definitions(ROOT / folder / f"{stem}.py").get(name)
-        print(f"{label + ':':<11} " + (f"{ROOT / folder / stem}.py:{line}" if line else "none yet"))
+        found = _functions(ROOT / folder / f"{stem}.py").get(name)
+        print(f"{label + ':':<11} " + (f"{ROOT / folder / stem}.py:{found.lineno}" if found else "none yet"))
     if (ROOT / "tests").is_dir():
         path = ROOT / "tests" / f"test_{stem}.py"
-        for test, line in _definitions(path).items():
-            if test.startswith(f"test_{name}_"):
-                print(f"test:       {path}:{line} {test}")
+        for test in _functions(path).values():
+            if test.name.startswith(f"test_{name}_") or (test.name.startswith("test_") and _speaks_of(test, name)):
+                print(f"test:       {path}:{test.lineno} {test.name}")
         print(f"generated:  {ROOT / 'tests' / 'test_equations.py'} (pytest -k '{row.id}')")
     else:
         print("tests:      in the repository; they are not part of the installed package")

@@ -1207,7 +1207,7 @@ def test_show_points_at_what_exists(command, row):
     for path, line, test in tests:
         assert Path(path).read_text().splitlines()[int(line) - 1].startswith(f"def {test}(")
     source = (ROOT / "tests" / f"test_{stem}.py").read_text()
-    assert [test for _, _, test in tests] == re.findall(rf"^def (test_{name}_\w+)\(", source, re.MULTILINE)
+    assert {test for _, _, test in tests} >= set(re.findall(rf"^def (test_{name}_\w+)\(", source, re.MULTILINE))
     assert len(tests) >= 1
     generated = re.search(r"^generated: +(\S+) \(pytest -k '(.*)'\)$", out, re.MULTILINE)
     assert Path(generated[1]).is_file() and generated[2] == row.id
