@@ -89,7 +89,9 @@ def as_outputs(result: Any) -> list[Any]:
 def cotangents(row: Equation, wants: Sequence[np.ndarray], key: tuple[int, ...], dtype: str) -> list[np.ndarray | None]:
     """Output cotangents that `dtype` can hold, reproducible from `key`; None for an output without derivative."""
     fill = SeededFill((*key, 1), 1.0, True, dtype)
-    return [None if w.dtype != np.float64 else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)]
+    return [
+        None if w.dtype != np.float64 else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)
+    ]
 
 
 def directional(
@@ -106,9 +108,11 @@ def directional(
         as_outputs(row.reference(**{**arrays, name: arrays[name] + sign * step * direction}, **variant))
         for sign in (+1, -1)
     )
-    # Differences before sums: an output that the argument does not reach contributes an exact 0.
+    # Differences before sums: an output that the argument does not reach contributes an exact 0, infinity too.
     return sum(
-        float(np.sum(w * (a - b))) / (2 * step) for w, a, b in zip(weights, ahead, behind, strict=True) if w is not None
+        float(np.sum(w * np.subtract(a, b, out=np.zeros_like(a), where=a != b))) / (2 * step)
+        for w, a, b in zip(weights, ahead, behind, strict=True)
+        if w is not None
     )
 
 

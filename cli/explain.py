@@ -121,6 +121,8 @@ def _agreement(
     for i in range(len(got[0])):
         parts = []
         for record, g, w in zip(records, got, want, strict=True):
+            if g[i].shape != w[i].shape:  # another variant's
+                return None
             mask = np.broadcast_to(region(**record.arrays), w[i].shape)
             parts.append((g[i][mask], w[i][mask], record.units[i if len(record.units) > 1 else 0]))
         if sum(w.size for _, w, _ in parts) < 8:
@@ -136,8 +138,9 @@ def _agreement(
 
 def _fitted_gain(parts: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> float:
     """The factor k of got = k want in the least squares sense; 0 where there is none."""
-    match = sum(float(np.sum(g / unit * (w / unit))) for g, w, unit in parts)
-    power = sum(float(np.sum((w / unit) ** 2)) for _, w, unit in parts)
+    finite = [(g[np.isfinite(w)], w[np.isfinite(w)], unit) for g, w, unit in parts]
+    match = sum(float(np.sum(g / unit * (w / unit))) for g, w, unit in finite)
+    power = sum(float(np.sum((w / unit) ** 2)) for _, w, unit in finite)
     if not np.isfinite(match) or abs(match) <= 1e-6 * power:
         return 0.0
     gain = match / power
@@ -152,8 +155,12 @@ def _closest(row: Equation, records: Sequence[Record]) -> str:
         for record in records:
             wants = as_outputs(row.reference(**record.arrays, **variant))
             for g, w, unit in zip(record.got, wants, record.units, strict=True):
-                if w.size:
-                    worst = max(worst, float(np.abs(g.astype(np.float64) - w.astype(np.float64)).max()) / unit)
+                if g.shape != w.shape:
+                    worst = np.inf
+                elif w.size:
+                    g, w = g.astype(np.float64), w.astype(np.float64)
+                    error = np.subtract(g, w, out=np.zeros_like(w), where=g != w)
+                    worst = max(worst, float(np.abs(error).max()) / unit)
         errors.append((worst, ", ".join(f"{k}={v!r}" for k, v in variant.items()) or "the equation"))
     worst, name = min(errors)
     return f"Closest is {name}, off by up to {worst:.2g} times the values' scale"

@@ -7,6 +7,8 @@
     kind "flow"     pixels, at least 1e-3 away from an integer, because there is a kink
     kind "grey"     a grey level in [0, 255], whatever the case's scale
     kind "parameter"  a positive number in [0.1, 0.6], whatever the case's scale
+    kind "score"    in [-1, 1], whatever the case's scale; those of one window (the last two axes) at least 1e-2 apart,
+                    because there is a kink
     kind "mask"     bool, at least one True
     kind "label:K"  int64 in 0 .. K-1
 
