@@ -97,8 +97,11 @@ class SeededFill:
         if kind == "parameter":
             return rounded(0.1 + 0.5 * self._uniform(shape), self.dtype)
         value = 2 * self._uniform(shape) - 1
-        if kind == "score":
-            return rounded(apart(value) if self.smooth else np.round(4 * value) / 4, self.dtype)
+        if kind == "score" and self.smooth:
+            return rounded(apart(value), self.dtype)
+        if kind == "score":  # ties; and, where half precision would see one more, some that are none by 2**-12
+            lattice = np.round(4 * value) / 4
+            return lattice if self.dtype in HALF else lattice + 2.0**-12 * (value > lattice)
         if not self.smooth:
             value = np.round(4 * value) / 4
         elif kind == "nonzero":

@@ -138,7 +138,9 @@ def _agreement(
 
 def _fitted_gain(parts: Sequence[tuple[np.ndarray, np.ndarray, float]]) -> float:
     """The factor k of got = k want in the least squares sense; 0 where there is none."""
-    finite = [(g[np.isfinite(w)], w[np.isfinite(w)], unit) for g, w, unit in parts]
+    # An infinity has no factor; whether it is in its place, the comparison says.
+    both = [(g, w, unit, np.isfinite(g) & np.isfinite(w)) for g, w, unit in parts]
+    finite = [(g[mask], w[mask], unit) for g, w, unit, mask in both]
     match = sum(float(np.sum(g / unit * (w / unit))) for g, w, unit in finite)
     power = sum(float(np.sum((w / unit) ** 2)) for _, w, unit in finite)
     if not np.isfinite(match) or abs(match) <= 1e-6 * power:
