@@ -52,12 +52,12 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
         return array.astype(dtype).astype(np.float64)
 
 
-def apart(values: np.ndarray) -> np.ndarray:
-    """Scores in the order of `values` in [-1, 1], those of one window (the last two axes) at least 1/count apart."""
-    *_, P, Q = values.shape
-    flat = values.reshape(*values.shape[:-2], P * Q)
+def apart(values: np.ndarray, axes: int) -> np.ndarray:
+    """Values in the order of `values` in [-1, 1]; the K along the last `axes` axes lie at least 2/K from each other."""
+    K = int(np.prod(values.shape[-axes:]))
+    flat = values.reshape(*values.shape[:-axes], K)
     rank = np.argsort(np.argsort(flat, kind="stable"), kind="stable")
-    return ((2 * rank + 1 + flat / 2) / (P * Q) - 1).reshape(values.shape)
+    return ((2 * rank + 1 + flat / 2) / K - 1).reshape(values.shape)
 
 
 class SeededFill:
@@ -98,12 +98,14 @@ class SeededFill:
             return rounded(0.1 + 0.5 * self._uniform(shape), self.dtype)
         value = 2 * self._uniform(shape) - 1
         if kind == "score" and self.smooth:
-            return rounded(apart(value), self.dtype)
+            return rounded(apart(value, 2), self.dtype)
         if kind == "score":  # ties; and, where half precision would see one more, some that are none by 2**-12
             lattice = np.round(4 * value) / 4
             return lattice if self.dtype in HALF else lattice + 2.0**-12 * (value > lattice)
         if not self.smooth:
             value = np.round(4 * value) / 4
+        elif kind == "distinct":
+            value = apart(value, 3)
         elif kind == "nonzero":
             margin = 1 / 16 if self.dtype in HALF else 1e-3  # 1/g^2 at g = 1e-3 would leave float16's range
             value = np.copysign(margin + (1 - margin) * np.abs(value), value)

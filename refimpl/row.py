@@ -4,6 +4,7 @@
 
     kind "value"    any real number of the case's scale
     kind "nonzero"  the same, at least 1e-3 scales away from 0, because there is a kink
+    kind "distinct" as value, those of one clip (the last three axes) at least 1e-3 scales apart, for the same reason
     kind "flow"     pixels, at least 1e-3 away from an integer, because there is a kink
     kind "grey"     a grey level in [0, 255], whatever the case's scale
     kind "parameter"  a positive number in [0.1, 0.6], whatever the case's scale
@@ -66,7 +67,7 @@ class Equation:
             return np.zeros(shape)
 
         self.inputs(record, **dict.fromkeys(self.dims, 2))
-        return scale if kinds[name] in ("value", "nonzero") else 1.0
+        return scale if kinds[name] in ("value", "nonzero", "distinct") else 1.0
 
 
 def inner(**arrays: np.ndarray) -> np.ndarray:

@@ -87,10 +87,12 @@ def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str)
         if kind == "parameter":
             return rounded(array(st.floats(0.1, 0.6)), dtype)
         if kind == "score":
-            value = apart(array(st.floats(-1.0, 1.0))) if smooth else array(st.integers(-4, 4).map(lambda k: k / 4))
+            value = apart(array(st.floats(-1.0, 1.0)), 2) if smooth else array(st.integers(-4, 4).map(lambda k: k / 4))
             return rounded(value, dtype)
         if not smooth:
             value = array(st.integers(-4, 4).map(lambda k: k / 4))
+        elif kind == "distinct":
+            value = apart(array(st.floats(-1.0, 1.0)), 3)
         elif kind == "nonzero":
             value = array(st.floats(1e-3, 1.0) | st.floats(-1.0, -1e-3))
         else:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from generated import each_row, each_variant
 
-from motionspec.cli.cases import DTYPES, case, exact_case, is_smooth, rounded
+from motionspec.cli.cases import DTYPES, apart, case, exact_case, is_smooth, rounded
 from motionspec.cli.check import judge
 from motionspec.cli.compare import TOLERANCE, as_outputs, compare, directional
 from motionspec.cli.runner import Runner
@@ -89,6 +89,14 @@ def test_cases_are_the_same_bytes_for_a_seed_and_others_for_another():
     assert all(first[k].tobytes() != other[k].tobytes() for k in first)
     # Fixed for good: golden vectors rest on it.
     assert [v.hex() for v in case("off.cross_gradient", 0)["f"].ravel()] == ["0x1.58c42918f105ep-1"]
+
+
+def test_apart_keeps_the_order_and_the_range():
+    values = np.random.default_rng(0).uniform(-1, 1, size=(2, 3, 4, 5)).round(1)  # with equal ones
+    got = apart(values, 3).reshape(2, 60)
+    order = np.argsort(values.reshape(2, 60), kind="stable")
+    steps = np.diff(np.take_along_axis(got, order, 1))
+    assert (steps >= 2 / 60 - 1e-15).all() and np.abs(got).max() <= 1
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
