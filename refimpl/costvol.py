@@ -95,7 +95,7 @@ def soft_displacement(c: Array, *, tau: float) -> Array:
     Units: pixels, from the earlier frame to the later.
     Border: as `marginals`.
     Kinks: none, it is smooth. For tau -> 0 it tends to `hard_displacement` where the maximum is unique, to the mean of
-        the tied offsets at a tie (test_costvol.py::test_soft_tends_to_hard_or_to_the_mean_of_the_tied_offsets).
+        the tied offsets at a tie (test_costvol.py::test_soft_displacement_tends_to_hard_or_to_the_mean_of_ties).
     Deviations: none known; the authors' code is not public.
     Raises: as `marginals`.
     """

@@ -8,7 +8,7 @@ from motionspec.cli.cases import DTYPES, apart, case, exact_case, is_smooth, rou
 from motionspec.cli.check import judge
 from motionspec.cli.compare import TOLERANCE, as_outputs, compare, directional
 from motionspec.cli.runner import Runner
-from motionspec.refimpl import warp
+from motionspec.refimpl import costvol, warp
 from motionspec.refimpl.equations import EQUATIONS
 
 HERE = Runner(timeout=None)
@@ -181,6 +181,27 @@ def test_plausible_mistakes_are_rejected(row, label, mutant):
         assert verdict.kind == "differs", verdict
 
 
+@pytest.mark.parametrize("radius", [(1, 2), "(1, 2)"], ids=["value", "text"])
+def test_a_variant_is_found_by_its_value_or_its_text(radius):
+    """Text is what the command line has."""
+    (verdict,) = verdicts(
+        lambda f0, f1: costvol.cosine(f0, f1, radius=(1, 2)), "costvol.cosine", variant={"radius": radius}
+    )
+    assert verdict.ok and verdict.variant == {"radius": (1, 2), "border": "zero"}
+
+
+def test_explanation_passes_over_variants_of_another_shape_and_takes_infinities_in_their_place():
+    def wrong(f0, f1):
+        return costvol.cosine(f0, f1, radius=1, border="exclude")
+
+    (verdict,) = verdicts(wrong, "costvol.cosine")
+    assert verdict.note == "what differs: the variant: this is radius=1, border='exclude'"
+    (verdict,) = verdicts(lambda f0, f1: 2 * wrong(f0, f1), "costvol.cosine", variant={"border": "exclude"})
+    assert verdict.note == "what differs: the gain of C: 2 times the expected"
+    (verdict,) = verdicts(lambda f0, f1: np.arccos(costvol.cosine(f0, f1, radius=1).clip(-1, 1)), "costvol.cosine")
+    assert "Closest is radius=1, border='zero'" in verdict.note
+
+
 def test_every_row_has_a_mutant():
     assert all(row.mutants for row in EQUATIONS.values())
 
@@ -216,6 +237,17 @@ def test_wrong_gradients_are_rejected(defect):
     }[defect]
     assert (found["gradient of x"].kind, found["gradient of flow"].kind) == expected
     assert torch.is_grad_enabled()
+
+
+def test_central_differences_take_infinity_for_a_constant():
+    row = EQUATIONS["costvol.cosine"]
+    arrays, variant = exact_case(row.id, 6), {"radius": 1, "border": "exclude"}
+    want = row.reference(**arrays, **variant)
+    assert np.isinf(want).any()
+    slope = directional(row, variant, arrays, "f0", arrays["f1"], [np.ones_like(want)], 1e-7)
+    inside = np.where(np.isinf(want), 0.0, 1.0)
+    zero = directional(row, variant | {"border": "zero"}, arrays, "f0", arrays["f1"], [inside], 1e-7)
+    assert slope == zero != 0
 
 
 def test_central_differences_of_the_reference_see_a_flipped_sign():
