@@ -15,7 +15,9 @@ from motionspec.cli.runner import Runner  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
 WORK = [
-    pytest.param(row, dict(variant), dict(sizes), id="-".join([row.id, *variant.values(), *map(str, sizes.values())]))
+    pytest.param(
+        row, dict(variant), dict(sizes), id="-".join([row.id, *map(str, [*variant.values(), *sizes.values()])])
+    )
     for row in EQUATIONS.values()
     for variant in row.variants
     for sizes in row.bench

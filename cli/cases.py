@@ -11,18 +11,18 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 HALF = ("bfloat16", "float16")
 
 # From the smallest up; 1, odd and non-square sides. S stands beside C where an equation has two channel counts, K is a
-# number of classes.
+# number of classes, P and Q are the radii of a window down and across.
 SIZES = (
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 1, "K": 1},
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 3, "K": 2},
-    {"N": 1, "S": 2, "C": 1, "T": 3, "H": 4, "W": 1, "K": 1},
-    {"N": 2, "S": 1, "C": 1, "T": 2, "H": 2, "W": 3, "K": 2},
-    {"N": 1, "S": 1, "C": 2, "T": 3, "H": 3, "W": 2, "K": 5},
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 5, "W": 7, "K": 3},
-    {"N": 1, "S": 3, "C": 2, "T": 2, "H": 6, "W": 5, "K": 4},
-    {"N": 2, "S": 1, "C": 2, "T": 2, "H": 7, "W": 4, "K": 6},
-    {"N": 2, "S": 2, "C": 3, "T": 4, "H": 5, "W": 6, "K": 3},
-    {"N": 1, "S": 2, "C": 3, "T": 3, "H": 9, "W": 11, "K": 7},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 1, "K": 1, "P": 1, "Q": 1},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 3, "K": 2, "P": 0, "Q": 1},
+    {"N": 1, "S": 2, "C": 1, "T": 3, "H": 4, "W": 1, "K": 1, "P": 1, "Q": 0},
+    {"N": 2, "S": 1, "C": 1, "T": 2, "H": 2, "W": 3, "K": 2, "P": 1, "Q": 2},
+    {"N": 1, "S": 1, "C": 2, "T": 3, "H": 3, "W": 2, "K": 5, "P": 1, "Q": 1},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 5, "W": 7, "K": 3, "P": 1, "Q": 1},
+    {"N": 1, "S": 3, "C": 2, "T": 2, "H": 6, "W": 5, "K": 4, "P": 2, "Q": 1},
+    {"N": 2, "S": 1, "C": 2, "T": 2, "H": 7, "W": 4, "K": 6, "P": 1, "Q": 2},
+    {"N": 2, "S": 2, "C": 3, "T": 4, "H": 5, "W": 6, "K": 3, "P": 1, "Q": 2},
+    {"N": 1, "S": 2, "C": 3, "T": 3, "H": 9, "W": 11, "K": 7, "P": 2, "Q": 1},
 )
 SCALES = (1.0, 2.0**-10, 2.0**10)
 
@@ -50,6 +50,14 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
         return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
     with np.errstate(over="ignore"):
         return array.astype(dtype).astype(np.float64)
+
+
+def apart(values: np.ndarray, axes: int) -> np.ndarray:
+    """Values in the order of `values` in [-1, 1]; the K along the last `axes` axes lie at least 2/K from each other."""
+    K = int(np.prod(values.shape[-axes:]))
+    flat = values.reshape(*values.shape[:-axes], K)
+    rank = np.argsort(np.argsort(flat, kind="stable"), kind="stable")
+    return ((2 * rank + 1 + flat / 2) / K - 1).reshape(values.shape)
 
 
 class SeededFill:
@@ -89,8 +97,15 @@ class SeededFill:
         if kind == "parameter":
             return rounded(0.1 + 0.5 * self._uniform(shape), self.dtype)
         value = 2 * self._uniform(shape) - 1
+        if kind == "score" and self.smooth:
+            return rounded(apart(value, 2), self.dtype)
+        if kind == "score":  # ties; and, where half precision would see one more, some that are none by 2**-12
+            lattice = np.round(4 * value) / 4
+            return lattice if self.dtype in HALF else lattice + 2.0**-12 * (value > lattice)
         if not self.smooth:
             value = np.round(4 * value) / 4
+        elif kind == "distinct":
+            value = apart(value, 3)
         elif kind == "nonzero":
             margin = 1 / 16 if self.dtype in HALF else 1e-3  # 1/g^2 at g = 1e-3 would leave float16's range
             value = np.copysign(margin + (1 - margin) * np.abs(value), value)

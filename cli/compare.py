@@ -113,9 +113,11 @@ def directional(
         as_outputs(row.reference(**{**arrays, name: arrays[name] + sign * step * direction}, **variant))
         for sign in (+1, -1)
     )
-    # Differences before sums: an output that the argument does not reach contributes an exact 0.
+    # Differences before sums: an output that the argument does not reach contributes an exact 0, infinity too.
     return sum(
-        float(np.sum(w * (a - b))) / (2 * step) for w, a, b in zip(weights, ahead, behind, strict=True) if w is not None
+        float(np.sum(w * np.subtract(a, b, out=np.zeros_like(a), where=a != b))) / (2 * step)
+        for w, a, b in zip(weights, ahead, behind, strict=True)
+        if w is not None
     )
 
 

@@ -163,7 +163,11 @@ class Inputs:
 
     def __init__(self, scene: Scene, top: int, left: int, height: int, width: int):
         window = np.s_[top : top + height, left : left + width]
-        self.sizes = {"N": 1, "C": 3, "S": 3, "T": 2, "H": height, "W": width}
+        import torch
+
+        from motionspec.ops import costvol
+
+        self.sizes = {"N": 1, "C": 3, "S": 3, "T": 2, "H": height, "W": width, "P": 1, "Q": 2}
         first, second = (
             image[window].astype(np.float64).transpose(2, 0, 1)[None] for image in (scene.first, scene.second)
         )
@@ -173,6 +177,9 @@ class Inputs:
         fy, fx = (np.gradient(first, axis=axis) if first.shape[axis] > 1 else 0 * first for axis in (2, 3))
         self.known = {"fx": fx, "fy": fy, "ft": second - first, "flow": flow, "clip": np.stack([first, second], 2)}
         self.known |= dict.fromkeys(("f", "f0", "f_prev", "s_prev"), first) | dict.fromkeys(("f1", "f_next"), second)
+        # On a lattice: two scores are equal or well apart, and what counts as a tie is the same in every precision.
+        cosine = costvol.cosine(torch.tensor(first), torch.tensor(second), radius=(self.sizes["P"], self.sizes["Q"]))
+        self.known["c"] = np.round(cosine.numpy() * 2**10) / 2**10
         self.warped = {"warp.motion": first}  # moves the first frame along the flow; all others sample the second
         self.second = second
 
@@ -181,6 +188,8 @@ class Inputs:
 
         def fill(name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
             value = self.warped.get(row.id, self.second) if name == "x" else self.known[name]
+            if name == "clip":  # an operator that needs more channels than a frame's three gets them again
+                value = value[:, np.arange(shape[1]) % value.shape[1]]
             assert value.shape == shape, (row.id, name, value.shape, shape)
             return value.astype(DTYPE).astype(np.float64)
 
@@ -216,13 +225,16 @@ def run(row: Equation, variant: dict[str, Any], whole: Inputs, crop: Inputs, dev
                 f"{output}{result.first}: got {g[result.first]}, expected {w[result.first]}",
             )
         if w.dtype != bool:
-            share = np.abs(g.astype(np.float64) - w) / (absolute + relative * np.abs(w))
+            error = np.abs(np.subtract(g, w, out=np.zeros_like(w), where=g != w))
+            share = pixels_last(crop, error / (absolute + relative * np.abs(np.where(np.isfinite(w), w, 0))))
             title = f"error of {output} on the crop: worst {100 * share.max():.0f} % of the tolerance (white)"
             pictures.append(Picture(title, error_map(share), exact=True))
 
     again, outputs = call(whole)
     pictures = [
-        p for output, o in zip(row.outputs, outputs, strict=True) for p in output_pictures(row, output, o)
+        p
+        for output, o in zip(row.outputs, outputs, strict=True)
+        for p in output_pictures(row, output, pixels_last(whole, o))
     ] + pictures
     return Result(row, variant, verdict, 1e3 * median_time(again, device), 1e3 * oracle, pictures)
 
@@ -244,9 +256,17 @@ def median_time(function: Callable[[], Any], device: str) -> float:
 # -- pictures ----------------------------------------------------------------------------------------------------------
 
 
+def pixels_last(inputs: Inputs, output: np.ndarray) -> np.ndarray:
+    """What stands behind the pixels (N, H, W, ...) becomes channels before them; all else stays as it is."""
+    H, W = inputs.sizes["H"], inputs.sizes["W"]
+    if output.shape[1:3] != (H, W):
+        return output
+    return np.moveaxis(output.reshape(1, H, W, -1), -1, 1)
+
+
 def signed_map(values: np.ndarray) -> np.ndarray:
     """Red where positive, blue where negative, white at 0; full colour at the 99th percentile of the magnitude."""
-    finite = np.nan_to_num(values.astype(np.float64))
+    finite = np.where(np.isfinite(values), values, 0.0).astype(np.float64)
     level = np.clip(finite / (np.percentile(np.abs(finite), 99) or 1.0), -1, 1)[..., None]
     red, blue, white = np.array([178, 24, 43.0]), np.array([33, 102, 172.0]), np.array([255, 255, 255.0])
     color = white + np.where(level > 0, red - white, blue - white) * np.abs(level)
@@ -282,6 +302,7 @@ def output_pictures(row: Equation, name: str, output: np.ndarray) -> list[Pictur
     if row.blocks:
         blocks = zip(row.blocks, np.split(image, len(row.blocks)), strict=True)
         return [Picture(f"{block}, mean over channels", signed_map(part.mean(0))) for block, part in blocks]
+    image = np.where(np.isinf(image), 0.0, image)  # what a border rule excludes
     return [Picture(f"{name}, mean over channels", signed_map(image.mean(0)))]
 
 

@@ -128,6 +128,8 @@ def _agreement(
     for i in range(len(got[0])):
         parts = []
         for record, g, w in zip(records, got, want, strict=True):
+            if g[i].shape != w[i].shape:  # another variant's
+                return None
             mask = np.broadcast_to(region(**record.arrays), w[i].shape)
             parts.append((g[i][mask], w[i][mask], record.units[i if len(record.units) > 1 else 0]))
         if sum(w.size for _, w, _ in parts) < 8:
@@ -143,10 +145,11 @@ def _agreement(
 
 def _fitted_gain(parts: Sequence[tuple[np.ndarray, np.ndarray, float]], relative: float) -> float:
     """The factor k of got = k want in the least squares sense; 0 where there is none."""
-    if not all(np.isfinite(g).all() for g, _, _ in parts):
-        return 0.0
-    match = sum(float(np.sum(g / unit * (w / unit))) for g, w, unit in parts)
-    power = sum(float(np.sum((w / unit) ** 2)) for _, w, unit in parts)
+    # An infinity has no factor; whether it is in its place, the comparison says.
+    both = [(g, w, unit, np.isfinite(g) & np.isfinite(w)) for g, w, unit in parts]
+    finite = [(g[mask], w[mask], unit) for g, w, unit, mask in both]
+    match = sum(float(np.sum(g / unit * (w / unit))) for g, w, unit in finite)
+    power = sum(float(np.sum((w / unit) ** 2)) for _, w, unit in finite)
     if not np.isfinite(match) or abs(match) <= 1e-6 * power:
         return 0.0
     gain = match / power
@@ -162,8 +165,8 @@ def _closest(row: Equation, records: Sequence[Record]) -> str:
         for record in records:
             wants = as_outputs(row.reference(**record.arrays, **variant))
             for g, w, unit in zip(record.got, wants, record.units, strict=True):
-                result = compare(g, w, 0.0, unit)
-                worst = max(worst, result.error / unit)
+                distance = compare(g, w, 0.0, unit).error / unit if g.shape == w.shape else np.inf
+                worst = max(worst, distance)
         errors.append((worst, ", ".join(f"{k}={v!r}" for k, v in variant.items()) or "the equation"))
     worst, name = min(errors)
     return f"Closest is {name}, off by up to {worst:.2g} times the values' scale"

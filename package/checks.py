@@ -1,5 +1,6 @@
 """One message form for bad input, the same from `refimpl` and `ops`: `operator: argument: expected ..., got ...`."""
 
+import math
 from typing import Any
 
 
@@ -34,3 +35,25 @@ def choice(operator: str, argument: str, value: object, allowed: tuple[str, ...]
     """Raise ValueError unless `value` is one of the words `allowed`."""
     if value not in allowed:
         raise ValueError(message(operator, argument, "one of " + ", ".join(map(repr, allowed)), repr(value)))
+
+
+def radii(operator: str, radius: object) -> tuple[int, int]:
+    """(R_h, R_w) from `radius`, which is one int for both or the pair. Raises ValueError for anything else."""
+    pair = radius if isinstance(radius, tuple) else (radius, radius)
+    if len(pair) != 2 or not all(type(r) is int and r >= 0 for r in pair):
+        raise ValueError(message(operator, "radius", "an int >= 0 or a pair (R_h, R_w) of them", repr(radius)))
+    return pair
+
+
+def positive(operator: str, argument: str, value: object) -> None:
+    """Raise ValueError unless `value` is a finite Python number > 0."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
+        raise ValueError(message(operator, argument, "a finite number > 0", repr(value)))
+
+
+def odd_window(operator: str, argument: str, shape: tuple[int, ...]) -> tuple[int, int]:
+    """(R_h, R_w) of the window that the last two axes are. Raises ValueError unless both sides 2R + 1 are odd."""
+    P, Q = shape[-2:]
+    if P % 2 == 0 or Q % 2 == 0:
+        raise ValueError(message(operator, argument, "a window of odd sides", f"{P} x {Q}"))
+    return P // 2, Q // 2

@@ -4,9 +4,12 @@
 
     kind "value"    any real number of the case's scale
     kind "nonzero"  the same, at least 1e-3 scales away from 0, because there is a kink
+    kind "distinct" as value, those of one clip (the last three axes) at least 1e-3 scales apart, for the same reason
     kind "flow"     pixels, at least 1e-3 away from an integer, because there is a kink
     kind "grey"     a grey level in [0, 255], whatever the case's scale
     kind "parameter"  a positive number in [0.1, 0.6], whatever the case's scale
+    kind "score"    in [-1, 1], whatever the case's scale; those of one window (the last two axes) at least 1e-2 apart,
+                    because there is a kink
     kind "mask"     bool, at least one True
     kind "label:K"  int64 in 0 .. K-1
 
@@ -64,7 +67,7 @@ class Equation:
             return np.zeros(shape)
 
         self.inputs(record, **dict.fromkeys(self.dims, 2))
-        return scale if kinds[name] in ("value", "nonzero") else 1.0
+        return scale if kinds[name] in ("value", "nonzero", "distinct") else 1.0
 
 
 def inner(**arrays: np.ndarray) -> np.ndarray:

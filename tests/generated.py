@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from motionspec.cli.cases import HALF, rounded
+from motionspec.cli.cases import HALF, apart, rounded
 from motionspec.refimpl.equations import EQUATIONS, Equation
 
 DIMS = {
@@ -20,6 +20,8 @@ DIMS = {
     "H": st.integers(1, 6),
     "W": st.integers(1, 7),
     "K": st.integers(1, 6),
+    "P": st.integers(0, 1),
+    "Q": st.integers(0, 2),
 }
 
 
@@ -63,7 +65,8 @@ def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str)
 
     def fill(name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
         def array(elements: st.SearchStrategy) -> np.ndarray:
-            return draw(hnp.arrays(np.float64, shape, elements=elements, fill=st.nothing()))
+            few = np.prod(shape) <= 1100  # of more than Hypothesis can draw, most elements are equal
+            return draw(hnp.arrays(np.float64, shape, elements=elements, fill=st.nothing() if few else elements))
 
         if kind == "flow":
             whole = array(st.integers(-5, 5).map(float))
@@ -83,8 +86,13 @@ def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str)
             return rounded(array(grey), dtype)
         if kind == "parameter":
             return rounded(array(st.floats(0.1, 0.6)), dtype)
+        if kind == "score":
+            value = apart(array(st.floats(-1.0, 1.0)), 2) if smooth else array(st.integers(-4, 4).map(lambda k: k / 4))
+            return rounded(value, dtype)
         if not smooth:
             value = array(st.integers(-4, 4).map(lambda k: k / 4))
+        elif kind == "distinct":
+            value = apart(array(st.floats(-1.0, 1.0)), 3)
         elif kind == "nonzero":
             value = array(st.floats(1e-3, 1.0) | st.floats(-1.0, -1e-3))
         else:

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 from generated import each_row, each_variant
 
-from motionspec.cli.cases import DTYPES, case, exact_case, is_smooth, rounded
+from motionspec.cli.cases import DTYPES, apart, case, exact_case, is_smooth, rounded
 from motionspec.cli.check import judge
 from motionspec.cli.compare import TOLERANCE, as_outputs, compare, directional
 from motionspec.cli.runner import Runner
-from motionspec.refimpl import warp
+from motionspec.refimpl import costvol, warp
 from motionspec.refimpl.equations import EQUATIONS
 
 HERE = Runner(timeout=None)
@@ -91,6 +91,14 @@ def test_cases_are_the_same_bytes_for_a_seed_and_others_for_another():
     assert [v.hex() for v in case("off.cross_gradient", 0)["f"].ravel()] == ["0x1.58c42918f105ep-1"]
 
 
+def test_apart_keeps_the_order_and_the_range():
+    values = np.random.default_rng(0).uniform(-1, 1, size=(2, 3, 4, 5)).round(1)  # with equal ones
+    got = apart(values, 3).reshape(2, 60)
+    order = np.argsort(values.reshape(2, 60), kind="stable")
+    steps = np.diff(np.take_along_axis(got, order, 1))
+    assert (steps >= 2 / 60 - 1e-15).all() and np.abs(got).max() <= 1
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @each_row()
 def test_cases_hold_values_of_their_dtype_and_keep_away_from_kinks(row, dtype):
@@ -102,6 +110,11 @@ def test_cases_hold_values_of_their_dtype_and_keep_away_from_kinks(row, dtype):
                 assert (np.abs(array - np.round(array)) > 0.9e-3).all()
             if name == "flow" and not is_smooth(k) and array.size > 20:
                 assert (array == np.round(array)).any()  # the lattice holds the kinks
+            if name == "c":
+                windows = np.sort(array.reshape(*array.shape[:-2], -1))
+                assert (np.abs(array) <= 1).all()
+                assert (np.diff(windows) > 1e-2).all() or not is_smooth(k)
+                assert (np.diff(windows) == 0).any() or is_smooth(k) or array.size < 20  # the lattice holds ties
 
 
 def test_rounding_to_bfloat16_is_torch_s():
@@ -168,6 +181,27 @@ def test_plausible_mistakes_are_rejected(row, label, mutant):
         assert verdict.kind == "differs", verdict
 
 
+@pytest.mark.parametrize("radius", [(1, 2), "(1, 2)"], ids=["value", "text"])
+def test_a_variant_is_found_by_its_value_or_its_text(radius):
+    """Text is what the command line has."""
+    (verdict,) = verdicts(
+        lambda f0, f1: costvol.cosine(f0, f1, radius=(1, 2)), "costvol.cosine", variant={"radius": radius}
+    )
+    assert verdict.ok and verdict.variant == {"radius": (1, 2), "border": "zero"}
+
+
+def test_explanation_passes_over_variants_of_another_shape_and_takes_infinities_in_their_place():
+    def wrong(f0, f1):
+        return costvol.cosine(f0, f1, radius=1, border="exclude")
+
+    (verdict,) = verdicts(wrong, "costvol.cosine")
+    assert verdict.note == "what differs: the variant: this is radius=1, border='exclude'"
+    (verdict,) = verdicts(lambda f0, f1: 2 * wrong(f0, f1), "costvol.cosine", variant={"border": "exclude"})
+    assert verdict.note == "what differs: the gain of C: 2 times the expected"
+    (verdict,) = verdicts(lambda f0, f1: np.arccos(costvol.cosine(f0, f1, radius=1).clip(-1, 1)), "costvol.cosine")
+    assert "Closest is radius=1, border='zero'" in verdict.note
+
+
 def test_every_row_has_a_mutant():
     assert all(row.mutants for row in EQUATIONS.values())
 
@@ -203,6 +237,17 @@ def test_wrong_gradients_are_rejected(defect):
     }[defect]
     assert (found["gradient of x"].kind, found["gradient of flow"].kind) == expected
     assert torch.is_grad_enabled()
+
+
+def test_central_differences_take_infinity_for_a_constant():
+    row = EQUATIONS["costvol.cosine"]
+    arrays, variant = exact_case(row.id, 6), {"radius": 1, "border": "exclude"}
+    want = row.reference(**arrays, **variant)
+    assert np.isinf(want).any()
+    slope = directional(row, variant, arrays, "f0", arrays["f1"], [np.ones_like(want)], 1e-7)
+    inside = np.where(np.isinf(want), 0.0, 1.0)
+    zero = directional(row, variant | {"border": "zero"}, arrays, "f0", arrays["f1"], [inside], 1e-7)
+    assert slope == zero != 0
 
 
 def test_central_differences_of_the_reference_see_a_flipped_sign():

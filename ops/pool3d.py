@@ -1,0 +1,61 @@
+"""Pooling and shifting over time (DC18 §3.2, OFF20 §5.2). Definitions and sources: `motionspec.refimpl.pool3d`."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from motionspec.checks import choice, message
+from motionspec.ops.checks import tensors
+
+
+def gradual(clip: Tensor, *, spatial: str = "3x3", impl: str = "auto") -> Tensor:
+    """Maximum over 3 x 3 pixels with stride 2 (`spatial="none"`: no such), then over two frames (DC18 §3.2).
+
+    Shapes: clip (N, C, T, H, W) -> (N, C, ceil(T/2), H', W'); the last window is cut at the end, nothing is dropped.
+    Of equal maxima the first (frame, row, column) has the derivative. NaN stays.
+    Raises TypeError or ValueError for dtypes, shapes, `spatial` or `impl`.
+    """
+    choice("pool3d.gradual", "spatial", spatial, ("3x3", "none"))
+    (a,) = tensors("pool3d.gradual", impl, clip=(clip, "N C T H W"))
+    if spatial == "3x3":
+        a = _maximum(_maximum(a, 4, 3, 2), 3, 3, 2)
+    return _maximum(a, 2, 2, 2).to(clip.dtype)
+
+
+def late(clip: Tensor, *, impl: str = "auto") -> Tensor:
+    """Maximum over all frames (DC18 §4.2): clip (N, C, T, H, W) -> (N, C, H, W).
+
+    Of equal maxima the first frame has the derivative. NaN stays.
+    Raises TypeError or ValueError for dtypes, shapes or `impl`.
+    """
+    (a,) = tensors("pool3d.late", impl, clip=(clip, "N C T H W"))
+    return _maximum(a, 2, a.shape[2], 1).squeeze(2).to(clip.dtype)
+
+
+def temporal_shift(clip: Tensor, *, impl: str = "auto") -> Tensor:
+    """The first C//8 channels from t+1, the next C//8 from t-1, zeros at the ends (OFF20 §5.2, TSM).
+
+    Shapes: clip (N, C, T, H, W), C >= 8 -> the same.
+    Raises TypeError or ValueError for dtypes, shapes, C < 8 or `impl`.
+    """
+    (a,) = tensors("pool3d.temporal_shift", impl, clip=(clip, "N C T H W"))
+    if a.shape[1] < 8:
+        raise ValueError(message("pool3d.temporal_shift", "clip", "at least C=8 channels", f"C={a.shape[1]}"))
+    fold = a.shape[1] // 8
+    ahead, behind, rest = a[:, :fold, 1:], a[:, fold : 2 * fold, :-1], a[:, 2 * fold :]
+    shifted = [F.pad(ahead, (0, 0, 0, 0, 0, 1)), F.pad(behind, (0, 0, 0, 0, 1, 0)), rest]
+    return torch.cat(shifted, 1).to(clip.dtype)
+
+
+def _maximum(a: Tensor, dim: int, kernel: int, stride: int) -> Tensor:
+    """Maxima along one axis, ties to the first: one axis after the other, the last one first, gives row-major order.
+
+    torch.maximum would halve the derivative at a tie, and torch's pooling knows no window larger than the map.
+    """
+    steps = max(0, -((kernel - a.shape[dim]) // stride))
+    beyond = stride * steps + kernel - a.shape[dim]
+    a = F.pad(a.movedim(dim, -1), (0, beyond), value=-torch.inf)
+    best, *others = (a[..., k : k + stride * steps + 1 : stride] for k in range(kernel))
+    for other in others:
+        best = torch.where((best >= other) | best.isnan(), best, other)
+    return best.movedim(-1, dim)
