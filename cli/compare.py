@@ -89,7 +89,9 @@ def as_outputs(result: Any) -> list[Any]:
 def cotangents(row: Equation, wants: Sequence[np.ndarray], key: tuple[int, ...], dtype: str) -> list[np.ndarray | None]:
     """Output cotangents that `dtype` can hold, reproducible from `key`; None for an output without derivative."""
     fill = SeededFill((*key, 1), 1.0, True, dtype)
-    return [None if w.dtype != np.float64 else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)]
+    return [
+        None if w.dtype != np.float64 else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)
+    ]
 
 
 def directional(
