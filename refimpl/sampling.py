@@ -8,11 +8,9 @@ Frame numbers start at 0. `L' = length - snippet + 1` is the number of places wh
 frame, `"wrap"` starts over (the words of `np.pad`).
 """
 
-import operator
-
 import numpy as np
 
-from motionspec.checks import choice, message
+from motionspec.checks import choice, count, message
 
 Indices = np.ndarray[tuple[int, int], np.dtype[np.int64]]
 
@@ -126,16 +124,9 @@ def multi_crop(
 
 
 def _counts(function: str, pad: str, **numbers: int) -> list[int]:
-    """The numbers as Python's, all at least 1."""
+    """The numbers, all at least 1."""
     choice(f"sampling.{function}", "pad", pad, ("error", "edge", "wrap"))
-    for name, number in numbers.items():
-        try:
-            operator.index(number)
-        except TypeError:
-            raise TypeError(message(f"sampling.{function}", name, "an integer", type(number).__name__)) from None
-        if number < 1:
-            raise ValueError(message(f"sampling.{function}", name, "at least 1", number))
-    return [operator.index(number) for number in numbers.values()]
+    return [count(f"sampling.{function}", name, number) for name, number in numbers.items()]
 
 
 def _generator(function: str, rng: object) -> None:

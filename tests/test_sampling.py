@@ -230,7 +230,7 @@ CALLS = {
 
 
 def call(name, **change):
-    arguments = CALLS[name] | {"rng": rng() for key in CALLS[name] if key == "rng"} | change
+    arguments = CALLS[name] | ({"rng": rng()} if "rng" in CALLS[name] else {}) | change
     return getattr(sampling, name)(
         *[arguments.pop(k) for k in ("length", "height", "width") if k in arguments], **arguments
     )
