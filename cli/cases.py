@@ -11,18 +11,18 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 HALF = ("bfloat16", "float16")
 
 # From the smallest up; 1, odd and non-square sides. S stands beside C where an equation has two channel counts, K is a
-# number of classes.
+# number of classes, R one of boxes.
 SIZES = (
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 1, "K": 1},
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 3, "K": 2},
-    {"N": 1, "S": 2, "C": 1, "T": 3, "H": 4, "W": 1, "K": 1},
-    {"N": 2, "S": 1, "C": 1, "T": 2, "H": 2, "W": 3, "K": 2},
-    {"N": 1, "S": 1, "C": 2, "T": 3, "H": 3, "W": 2, "K": 5},
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 5, "W": 7, "K": 3},
-    {"N": 1, "S": 3, "C": 2, "T": 2, "H": 6, "W": 5, "K": 4},
-    {"N": 2, "S": 1, "C": 2, "T": 2, "H": 7, "W": 4, "K": 6},
-    {"N": 2, "S": 2, "C": 3, "T": 4, "H": 5, "W": 6, "K": 3},
-    {"N": 1, "S": 2, "C": 3, "T": 3, "H": 9, "W": 11, "K": 7},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 1, "K": 1, "R": 1},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 3, "K": 2, "R": 2},
+    {"N": 1, "S": 2, "C": 1, "T": 3, "H": 4, "W": 1, "K": 1, "R": 3},
+    {"N": 2, "S": 1, "C": 1, "T": 2, "H": 2, "W": 3, "K": 2, "R": 1},
+    {"N": 1, "S": 1, "C": 2, "T": 3, "H": 3, "W": 2, "K": 5, "R": 4},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 5, "W": 7, "K": 3, "R": 6},
+    {"N": 1, "S": 3, "C": 2, "T": 2, "H": 6, "W": 5, "K": 4, "R": 5},
+    {"N": 2, "S": 1, "C": 2, "T": 2, "H": 7, "W": 4, "K": 6, "R": 2},
+    {"N": 2, "S": 2, "C": 3, "T": 4, "H": 5, "W": 6, "K": 3, "R": 8},
+    {"N": 1, "S": 2, "C": 3, "T": 3, "H": 9, "W": 11, "K": 7, "R": 7},
 )
 SCALES = (1.0, 2.0**-10, 2.0**10)
 
@@ -50,6 +50,15 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
         return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
     with np.errstate(over="ignore"):
         return array.astype(dtype).astype(np.float64)
+
+
+def boxes(values: np.ndarray, smooth: bool) -> np.ndarray:
+    """Boxes, or regions with the number of their sample in front, from values in [0, 1); not smooth: on halves."""
+    number, corner, extent = np.split(values, (values.shape[-1] - 4, values.shape[-1] - 2), axis=-1)
+    corner, extent = 12 * corner - 3, 1 / 4 + 23 / 4 * extent
+    if not smooth:
+        corner, extent = np.round(2 * corner) / 2, np.round(2 * extent - 1 / 2) / 2
+    return np.concatenate([number, corner, corner + extent], axis=-1)
 
 
 class SeededFill:
@@ -83,12 +92,18 @@ class SeededFill:
             return mask
         if kind.startswith("label:"):
             return np.floor(self._uniform(shape) * int(kind[6:])).astype(np.int64)
+        if kind == "boxes" or kind.startswith("rois:"):
+            values = self._uniform(shape)
+            values[..., :-4] = np.floor(values[..., :-4] * int(kind[5:] or 0))
+            return rounded(boxes(values, self.smooth), self.dtype)
         if kind == "grey":
             value = 255 * self._uniform(shape)
             return rounded(value if self.smooth else np.round(value), self.dtype)
         if kind == "parameter":
             return rounded(0.1 + 0.5 * self._uniform(shape), self.dtype)
         value = 2 * self._uniform(shape) - 1
+        if kind == "unit":
+            return rounded(value if self.smooth else np.round(4 * value) / 4, self.dtype)
         if not self.smooth:
             value = np.round(4 * value) / 4
         elif kind == "nonzero":
