@@ -183,7 +183,8 @@ def list_equations(arguments: argparse.Namespace) -> int:
         implementations = "reference, torch" if operator else "reference"
         rows.append([row.id, "complete" if operator else "no operator", implementations, row.source, row.summary])
     for name, (source, function) in SINGLE.items():
-        rows.append([name, "complete", "one, in NumPy", source, (function.__doc__ or "").splitlines()[0]])
+        implementations = "reference, torch" if _has_operator(name) else "one, in NumPy"
+        rows.append([name, "complete", implementations, source, (function.__doc__ or "").splitlines()[0]])
     rows += [[name, "planned", "-", source, "-"] for name, source in sorted(planned().items())]
     print(table(("id", "state", "implementations", "source", "what it says"), rows))
     print(f"\n{len(EQUATIONS) + len(SINGLE)} equations, {len(planned())} equations and networks planned")

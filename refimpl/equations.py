@@ -3,18 +3,24 @@
 from collections.abc import Callable
 from typing import Any
 
-from motionspec.refimpl import rows_brightness, rows_off, rows_warp, sampling
+from motionspec.refimpl import detection, rows_brightness, rows_detection, rows_off, rows_warp, sampling
 from motionspec.refimpl.row import Args, Equation, Fill
 
 __all__ = ["EQUATIONS", "SINGLE", "Args", "Equation", "Fill"]
 
-EQUATIONS: dict[str, Equation] = {row.id: row for stem in (rows_brightness, rows_off, rows_warp) for row in stem.ROWS}
+EQUATIONS: dict[str, Equation] = {
+    row.id: row for stem in (rows_brightness, rows_off, rows_warp, rows_detection) for row in stem.ROWS
+}
 
-# What chooses frames and crops has one implementation, in NumPy, and facts instead of a row: id, source, function.
+# What chooses frames, crops and boxes is held by facts alone and has no row: id, source, function. Sampling has one
+# implementation, in NumPy.
 SINGLE: dict[str, tuple[str, Callable[..., Any]]] = {
     "sampling.off_train": ("OFF18 §4.2", sampling.off_train),
     "sampling.off_test": ("OFF18 §4.2", sampling.off_test),
     "sampling.tsn_train": ("OFF20 §5.1; DC18 §4.2", sampling.tsn_train),
     "sampling.tsn_test": ("OFF18 §4.3; DC18 §4.2", sampling.tsn_test),
     "sampling.multi_crop": ("AF18 §4.2; OFF18 §4.3", sampling.multi_crop),
+    "detection.anchors": ("OFF20 §6.1", detection.anchors),
+    "detection.nms": ("OFF20 §6.1", detection.nms),
+    "detection.propose": ("OFF20 §6.1", detection.propose),
 }
