@@ -10,6 +10,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from motionspec.cli.cases import SeededFill, convert  # noqa: E402
 from motionspec.cli.check import judge  # noqa: E402
 from motionspec.cli.runner import Runner  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
@@ -37,6 +38,13 @@ def test_forward(benchmark, row, variant, sizes, device):
     generator = torch.Generator().manual_seed(0)
 
     def fill(name, shape, kind):
+        if kind not in ("value", "nonzero", "flow"):
+            return convert(
+                {name: SeededFill((0,), 1.0, True, "float32")(name, shape, kind)},
+                dtype="float32",
+                framework="torch",
+                device=device,
+            )[name]
         reach = 4.0 if kind == "flow" else 1.0
         return (torch.rand(shape, generator=generator) * 2 * reach - reach).to(device)
 

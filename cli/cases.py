@@ -11,18 +11,19 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 HALF = ("bfloat16", "float16")
 
 # From the smallest up; 1, odd and non-square sides. S stands beside C where an equation has two channel counts, K is a
-# number of classes, P and Q are the radii of a window down and across.
+# number of classes, P and Q are the radii of a window down and across, R
+# is a number of boxes.
 SIZES = (
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 1, "K": 1, "P": 1, "Q": 1},
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 3, "K": 2, "P": 0, "Q": 1},
-    {"N": 1, "S": 2, "C": 1, "T": 3, "H": 4, "W": 1, "K": 1, "P": 1, "Q": 0},
-    {"N": 2, "S": 1, "C": 1, "T": 2, "H": 2, "W": 3, "K": 2, "P": 1, "Q": 2},
-    {"N": 1, "S": 1, "C": 2, "T": 3, "H": 3, "W": 2, "K": 5, "P": 1, "Q": 1},
-    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 5, "W": 7, "K": 3, "P": 1, "Q": 1},
-    {"N": 1, "S": 3, "C": 2, "T": 2, "H": 6, "W": 5, "K": 4, "P": 2, "Q": 1},
-    {"N": 2, "S": 1, "C": 2, "T": 2, "H": 7, "W": 4, "K": 6, "P": 1, "Q": 2},
-    {"N": 2, "S": 2, "C": 3, "T": 4, "H": 5, "W": 6, "K": 3, "P": 1, "Q": 2},
-    {"N": 1, "S": 2, "C": 3, "T": 3, "H": 9, "W": 11, "K": 7, "P": 2, "Q": 1},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 1, "K": 1, "P": 1, "Q": 1, "R": 1},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 3, "K": 2, "P": 0, "Q": 1, "R": 2},
+    {"N": 1, "S": 2, "C": 1, "T": 3, "H": 4, "W": 1, "K": 1, "P": 1, "Q": 0, "R": 3},
+    {"N": 2, "S": 1, "C": 1, "T": 2, "H": 2, "W": 3, "K": 2, "P": 1, "Q": 2, "R": 1},
+    {"N": 1, "S": 1, "C": 2, "T": 3, "H": 3, "W": 2, "K": 5, "P": 1, "Q": 1, "R": 4},
+    {"N": 1, "S": 1, "C": 1, "T": 2, "H": 5, "W": 7, "K": 3, "P": 1, "Q": 1, "R": 6},
+    {"N": 1, "S": 3, "C": 2, "T": 2, "H": 6, "W": 5, "K": 4, "P": 2, "Q": 1, "R": 5},
+    {"N": 2, "S": 1, "C": 2, "T": 2, "H": 7, "W": 4, "K": 6, "P": 1, "Q": 2, "R": 2},
+    {"N": 2, "S": 2, "C": 3, "T": 4, "H": 5, "W": 6, "K": 3, "P": 1, "Q": 2, "R": 8},
+    {"N": 1, "S": 2, "C": 3, "T": 3, "H": 9, "W": 11, "K": 7, "P": 2, "Q": 1, "R": 7},
 )
 SCALES = (1.0, 2.0**-10, 2.0**10)
 
@@ -60,6 +61,15 @@ def apart(values: np.ndarray, axes: int) -> np.ndarray:
     return ((2 * rank + 1 + flat / 2) / K - 1).reshape(values.shape)
 
 
+def boxes(values: np.ndarray, smooth: bool) -> np.ndarray:
+    """Boxes, or regions with the number of their sample in front, from values in [0, 1); not smooth: on halves."""
+    number, corner, extent = np.split(values, (values.shape[-1] - 4, values.shape[-1] - 2), axis=-1)
+    corner, extent = 12 * corner - 3, 1 / 4 + 23 / 4 * extent
+    if not smooth:
+        corner, extent = np.round(2 * corner) / 2, np.round(2 * extent - 1 / 2) / 2
+    return np.concatenate([number, corner, corner + extent], axis=-1)
+
+
 class SeededFill:
     """A `fill` for `Equation.inputs` from raw PCG64 output: NumPy keeps that stream for good, not its distributions."""
 
@@ -91,6 +101,10 @@ class SeededFill:
             return mask
         if kind.startswith("label:"):
             return np.floor(self._uniform(shape) * int(kind[6:])).astype(np.int64)
+        if kind == "boxes" or kind.startswith("rois:"):
+            values = self._uniform(shape)
+            values[..., :-4] = np.floor(values[..., :-4] * int(kind[5:] or 0))
+            return rounded(boxes(values, self.smooth), self.dtype)
         if kind == "grey":
             value = 255 * self._uniform(shape)
             return rounded(value if self.smooth else np.round(value), self.dtype)
@@ -102,6 +116,8 @@ class SeededFill:
         if kind == "score":  # ties; and, where half precision would see one more, some that are none by 2**-12
             lattice = np.round(4 * value) / 4
             return lattice if self.dtype in HALF else lattice + 2.0**-12 * (value > lattice)
+        if kind == "unit":
+            return rounded(value if self.smooth else np.round(4 * value) / 4, self.dtype)
         if not self.smooth:
             value = np.round(4 * value) / 4
         elif kind == "distinct":

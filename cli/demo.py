@@ -157,6 +157,37 @@ def scenes(inputs: Sequence[str], flow: str | None, pairs: int, progress: Progre
 
 # -- operators on a scene ----------------------------------------------------------------------------------------------
 
+# What a scene has to give, by argument name. An equation that asks for anything else (labels, boxes) is not shown.
+ARGUMENTS = frozenset(
+    [
+        "c",
+        "f",
+        "f0",
+        "f1",
+        "f_prev",
+        "f_next",
+        "s_prev",
+        "g_prev",
+        "g_next",
+        "d_prev",
+        "x",
+        "clip",
+        "fx",
+        "fy",
+        "ft",
+        "flow",
+    ]
+)
+
+
+def shown_equations() -> list[Equation]:
+    """The equations whose every argument a scene can give."""
+
+    def names(row: Equation) -> set[str]:
+        return set(row.inputs(lambda name, shape, kind: np.zeros(shape), **dict.fromkeys(row.dims, 2)))
+
+    return [row for row in EQUATIONS.values() if names(row) <= ARGUMENTS]
+
 
 class Inputs:
     """A fill for `Equation.inputs` that hands out a scene's frames, flow and gradients by the argument's name."""
@@ -176,10 +207,14 @@ class Inputs:
         ]  # unknown: does not move
         fy, fx = (np.gradient(first, axis=axis) if first.shape[axis] > 1 else 0 * first for axis in (2, 3))
         self.known = {"fx": fx, "fy": fy, "ft": second - first, "flow": flow, "clip": np.stack([first, second], 2)}
-        self.known |= dict.fromkeys(("f", "f0", "f_prev", "s_prev"), first) | dict.fromkeys(("f1", "f_next"), second)
+        self.known |= dict.fromkeys(("f", "f0", "f_prev", "s_prev", "g_prev"), first)
+        self.known |= dict.fromkeys(("f1", "f_next", "g_next"), second)
+        # The clean frame, where the noise is what lies below 16 levels.
+        self.known["d_prev"] = 16 * np.floor(first / 16)
         # On a lattice: two scores are equal or well apart, and what counts as a tie is the same in every precision.
         cosine = costvol.cosine(torch.tensor(first), torch.tensor(second), radius=(self.sizes["P"], self.sizes["Q"]))
         self.known["c"] = np.round(cosine.numpy() * 2**10) / 2**10
+        assert {*self.known, "x"} == ARGUMENTS
         self.warped = {"warp.motion": first}  # moves the first frame along the flow; all others sample the second
         self.second = second
 
@@ -376,7 +411,7 @@ def demo(inputs: Sequence[str], flow: str | None, output: str, pairs: int, devic
     except ValueError as error:  # MediaError is one too
         raise CannotRun(str(error)) from error
 
-    jobs = [(row, dict(variant)) for row in EQUATIONS.values() for variant in row.variants]
+    jobs = [(row, dict(variant)) for row in shown_equations() for variant in row.variants]
     shown = []
     for n, scene in enumerate(found):
         H, W = scene.first.shape[:2]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from motionspec import refimpl
 from motionspec.cli.runner import CannotRun
-from motionspec.refimpl.equations import EQUATIONS, Equation
+from motionspec.refimpl.equations import EQUATIONS, SINGLE, Equation
 from motionspec.refimpl.sources import SOURCES, ids, state
 
 ROOT = Path(refimpl.__file__).resolve().parents[1]  # holds refimpl/, ops/ and, in a checkout, tests/
@@ -14,7 +14,7 @@ NETWORKS = frozenset(f"network: {path.stem}" for path in (ROOT / "models").glob(
 
 def planned() -> dict[str, str]:
     """What the inventory names and nobody has written yet: equation or network, and the first source that names it."""
-    known = {*EQUATIONS, *NETWORKS}
+    known = {*EQUATIONS, *SINGLE, *NETWORKS}
     found: dict[str, str] = {}
     for source in SOURCES:
         if state(source, known) == "planned":
@@ -28,6 +28,8 @@ def find(equation: str) -> Equation:
     """The row of an equation. Raises CannotRun with one line for one that is planned or does not exist."""
     if equation in EQUATIONS:
         return EQUATIONS[equation]
+    if equation in SINGLE:
+        raise CannotRun(f"{equation} has no row to be held against: one implementation, held by facts in its tests")
     if equation in planned():
         raise CannotRun(f"{equation} is planned ({planned()[equation]}) and not written yet")
     near = difflib.get_close_matches(equation, EQUATIONS, n=1, cutoff=0.4)

@@ -16,7 +16,7 @@ from motionspec.cli.check import Verdict, judge
 from motionspec.cli.inventory import ROOT, find, planned
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.text import report, settings, table
-from motionspec.refimpl.equations import EQUATIONS
+from motionspec.refimpl.equations import EQUATIONS, SINGLE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -175,9 +175,10 @@ def _has_operator(equation: str) -> bool:
 def markdown_index() -> str:
     """The README's index: a line per stem, with the source of each equation."""
     stems: dict[str, list[str]] = {}
-    for row in EQUATIONS.values():
-        stem, name = row.id.split(".")
-        stems.setdefault(stem, []).append(f"`{name}` ({row.source})")
+    sources = {row.id: row.source for row in EQUATIONS.values()} | {id: source for id, (source, _) in SINGLE.items()}
+    for equation, source in sources.items():
+        stem, name = equation.split(".")
+        stems.setdefault(stem, []).append(f"`{name}` ({source})")
     return "\n".join(f"- **{stem}**: {', '.join(names)}" for stem, names in stems.items())
 
 
@@ -191,14 +192,21 @@ def list_equations(arguments: argparse.Namespace) -> int:
         operator = _has_operator(row.id)
         implementations = "reference, torch" if operator else "reference"
         rows.append([row.id, "complete" if operator else "no operator", implementations, row.source, row.summary])
+    for name, (source, function) in SINGLE.items():
+        implementations = "reference, torch" if _has_operator(name) else "one, in NumPy"
+        rows.append([name, "complete", implementations, source, (function.__doc__ or "").splitlines()[0]])
     rows += [[name, "planned", "-", source, "-"] for name, source in sorted(planned().items())]
     print(table(("id", "state", "implementations", "source", "what it says"), rows))
-    print(f"\n{len(EQUATIONS)} equations, {len(planned())} equations and networks planned")
+    print(f"\n{len(EQUATIONS) + len(SINGLE)} equations, {len(planned())} equations and networks planned")
     return 0
 
 
 def show(arguments: argparse.Namespace) -> int:
     """`motionspec show ID`."""
+    if arguments.id in SINGLE:
+        source, function = SINGLE[arguments.id]
+        print(f"{arguments.id}   [{source}]\n\n    {(function.__doc__ or '').strip()}\n")
+        return 0
     row = find(arguments.id)
     stem, name = row.id.split(".")
     print(f"{row.id}   [{row.source}]\n\n    {(row.reference.__doc__ or '').strip()}\n")

@@ -1,10 +1,11 @@
-"""Optical flow guided feature (OFF18 §4.1). Definitions, conventions and sources: `motionspec.refimpl.off`."""
+"""Optical flow guided feature (OFF18 §4.1, OFF20 §7.1). Definitions and conventions: `motionspec.refimpl.off`."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, message
+from motionspec.ops import brightness
 from motionspec.ops.checks import tensors
 
 # Weight of the middle line across the derivative; the outer lines weigh 1.
@@ -77,6 +78,24 @@ def released_features(s_prev: Tensor, f_prev: Tensor, f_next: Tensor, *, impl: s
     maps = {"s_prev": (s_prev, "N S H W"), "f_prev": (f_prev, "N C H W"), "f_next": (f_next, "N C H W")}
     s, a, b = tensors("off.released_features", impl, **maps)
     return torch.cat([_cross(s), b - a], 1).to(f_prev.dtype)
+
+
+def residual_rate(
+    g_prev: Tensor, g_next: Tensor, d_prev: Tensor, flow: Tensor, noise: str = "carried", *, impl: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """`dN/dt = gx vx + gy vy + gt` of the noise N = g(I) - D, and N one frame step later (OFF20 (10)-(14)).
+
+    Shapes: g_prev, g_next, d_prev (N, C, H, W), flow (N, 2, H, W) of the clean scene -> rate, n_next (N, C, H, W).
+    N_(t+dt) is taken at the displaced point; `noise="standing"`: at the same pixel, grad N . v less in both.
+    Raises TypeError or ValueError for dtypes, devices, shapes, `noise` or `impl`.
+    """
+    choice("off.residual_rate", "noise", noise, ("carried", "standing"))
+    maps = {"g_prev": (g_prev, "N C H W"), "g_next": (g_next, "N C H W"), "d_prev": (d_prev, "N C H W")}
+    a, b, d, v = tensors("off.residual_rate", impl, **maps, flow=(flow, "N 2 H W"))
+    moving = a if noise == "carried" else d  # the gradient of g less that of N is that of D
+    gx, gy = brightness.gradient(moving)
+    rate = gx * v[:, 0:1] + gy * v[:, 1:2] + (b - a)
+    return rate.to(g_prev.dtype), (a - d + rate).to(g_prev.dtype)
 
 
 # Shifted slices, not a convolution, which may run in TF32; and they work for (..., H, W) of any rank.

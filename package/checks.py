@@ -1,6 +1,7 @@
 """One message form for bad input, the same from `refimpl` and `ops`: `operator: argument: expected ..., got ...`."""
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 
@@ -12,16 +13,17 @@ def message(operator: str, argument: str, expected: str, got: object) -> str:
 def shapes(operator: str, **arguments: tuple[Any, str]) -> dict[str, int]:
     """Check array shapes against patterns and return the size that each letter stands for.
 
-    A pattern such as `"N 2 H W"` has one word per axis: a number is that size, a letter any size >= 1 (N may be 0), the
-    same wherever the letter stands. `shapes("warp.bilinear", x=(x, "N C H W"), flow=(flow, "N 2 H W"))` therefore says
-    all there is to say. Raises ValueError for the first argument that does not fit.
+    A pattern such as `"N 2 H W"` has one word per axis: a number is that size, a letter any size >= 1 (N and R, samples
+    and boxes, may be 0), the same wherever the letter stands. `shapes("warp.bilinear", x=(x, "N C H W"), flow=(flow,
+    "N 2 H W"))` therefore says all there is to say. Raises ValueError for the first argument that does not fit.
     """
     sizes: dict[str, int] = {}
     for name, (array, pattern) in arguments.items():
         words, shape = pattern.split(), tuple(array.shape)
         known = {w: int(w) if w.isdigit() else sizes.get(w) for w in words}
         fits = len(shape) == len(words) and all(
-            (size >= (w != "N")) if known[w] is None else size == known[w] for w, size in zip(words, shape, strict=True)
+            (size >= (w not in ("N", "R"))) if known[w] is None else size == known[w]
+            for w, size in zip(words, shape, strict=True)
         )
         if not fits:
             bound = ", ".join(f"{w}={sizes[w]}" for w in words if w in sizes)
@@ -45,15 +47,27 @@ def radii(operator: str, radius: object) -> tuple[int, int]:
     return pair
 
 
-def positive(operator: str, argument: str, value: object) -> None:
-    """Raise ValueError unless `value` is a finite Python number > 0."""
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value < math.inf:
-        raise ValueError(message(operator, argument, "a finite number > 0", repr(value)))
-
-
 def odd_window(operator: str, argument: str, shape: tuple[int, ...]) -> tuple[int, int]:
     """(R_h, R_w) of the window that the last two axes are. Raises ValueError unless both sides 2R + 1 are odd."""
     P, Q = shape[-2:]
     if P % 2 == 0 or Q % 2 == 0:
         raise ValueError(message(operator, argument, "a window of odd sides", f"{P} x {Q}"))
     return P // 2, Q // 2
+
+
+def count(operator: str, argument: str, value: object) -> int:
+    """Raise TypeError or ValueError unless `value` is a whole number of at least 1; return it."""
+    if not isinstance(value, Integral):
+        raise TypeError(message(operator, argument, "an integer", type(value).__name__))
+    if value < 1:
+        raise ValueError(message(operator, argument, "at least 1", value))
+    return int(value)
+
+
+def positive(operator: str, argument: str, value: object) -> float:
+    """Raise TypeError or ValueError unless `value` is a finite number above 0; return it."""
+    if not isinstance(value, Real):
+        raise TypeError(message(operator, argument, "a number", type(value).__name__))
+    if not 0 < value < math.inf:
+        raise ValueError(message(operator, argument, "a finite number above 0", value))
+    return float(value)

@@ -1,10 +1,11 @@
-"""Optical flow guided feature (OFF18 §4.1)."""
+"""Optical flow guided feature (OFF18 §4.1), and the rate of the noise that it sees in a noisy video (OFF20 §7.1)."""
 
 from typing import Any
 
 import numpy as np
 
 from motionspec.checks import choice, message
+from motionspec.refimpl import brightness
 from motionspec.refimpl.checks import Array, arrays
 
 # As printed in (5) and (6), rows from the top. The text says Sobel; the printed pair is Prewitt's.
@@ -129,3 +130,39 @@ def released_features(s_prev: Array, f_prev: Array, f_next: Array) -> Array:
     maps: dict[str, Any] = {"s_prev": (s_prev, "N S H W"), "f_prev": (f_prev, "N C H W"), "f_next": (f_next, "N C H W")}
     s_prev, f_prev, f_next = arrays("off.released_features", **maps)
     return np.concatenate([cross_gradient(s_prev), temporal_difference(f_prev, f_next)], axis=1)
+
+
+def residual_rate(
+    g_prev: Array, g_next: Array, d_prev: Array, flow: Array, noise: str = "carried"
+) -> tuple[Array, Array]:
+    """Rate `dN/dt` of the residual N = g(I) - D of a noisy video of clean frames D, and N itself one frame step later.
+
+    Equation: OFF20 (14), `dN/dt = gx vx + gy vy + gt`, and (13), `N_(t+dt) = N_t + dt dN/dt`, from (10)-(12), dt being
+        the frame step. `noise` says where N is looked up at t+dt: `"carried"` with the scene, at the displaced point
+        p + flow(p), as printed; `"standing"`, at p itself: from either result grad N . v is subtracted.
+        The rate vanishes, to first order in the flow, where the noise does what the name says: for `carried` it is
+        then the constraint (4). Noise that stands still has the `carried` rate grad N . v.
+    Shapes: g_prev, g_next, d_prev (N, C, H, W), flow (N, 2, H, W) -> rate, n_next (N, C, H, W).
+    Units: those of g per frame step, and those of g; flow of the clean scene, in pixels.
+    Border: the gradients are `brightness.gradient`: unit gain, one-sided in the border line.
+    Kinks: none, it is linear in the maps and in the flow.
+    Deviations: (10) and (13) print I - D where (12) has g(I) - D: they agree only where g(I) = I
+        (test_off.py::test_residual_rate_13_as_printed_needs_g_to_be_the_identity).
+    Raises: TypeError or ValueError for dtypes, shapes, `noise`, or values that are not finite.
+    """
+    choice("off.residual_rate", "noise", noise, ("carried", "standing"))
+    maps: dict[str, Any] = {
+        "g_prev": (g_prev, "N C H W"),
+        "g_next": (g_next, "N C H W"),
+        "d_prev": (d_prev, "N C H W"),
+        "flow": (flow, "N 2 H W"),
+    }
+    g_prev, g_next, d_prev, flow = arrays("off.residual_rate", **maps)
+    vx, vy = flow[:, 0:1], flow[:, 1:2]
+    N_t = g_prev - d_prev
+    gx, gy = brightness.gradient(g_prev)
+    rate = gx * vx + gy * vy + temporal_difference(g_prev, g_next)
+    if noise == "standing":
+        Nx, Ny = brightness.gradient(N_t)
+        rate = rate - (Nx * vx + Ny * vy)
+    return rate, N_t + rate

@@ -10,6 +10,10 @@
     kind "parameter"  a positive number in [0.1, 0.6], whatever the case's scale
     kind "score"    in [-1, 1], whatever the case's scale; those of one window (the last two axes) at least 1e-2 apart,
                     because there is a kink
+    kind "unit"     any number in [-1, 1], whatever the case's scale
+    kind "boxes"    (..., 4): x1, y1, x2, y2 in pixels within [-3, 15], x2 - x1 and y2 - y1 at least 1/4, because a box
+                    inside out is refused
+    kind "rois:N"   (..., 5): the number of a sample, 0 .. N-1, then such a box
     kind "mask"     bool, at least one True
     kind "label:K"  int64 in 0 .. K-1
 

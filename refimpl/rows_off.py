@@ -3,7 +3,7 @@
 import numpy as np
 
 from motionspec.refimpl import off
-from motionspec.refimpl.row import BAD_MAP, Args, Equation, Fill, change, inner, maps
+from motionspec.refimpl.row import BAD_FLOW, BAD_MAP, Args, Equation, Fill, change, inner, maps, maps_and_flow
 
 
 def _clip_inputs(fill: Fill, N: int, C: int, T: int, H: int, W: int) -> Args:
@@ -38,6 +38,14 @@ def _at_later_frame(f_prev: np.ndarray, f_next: np.ndarray, kernel: str = "paper
 def _against_first(clip: np.ndarray, kernel: str = "paper") -> np.ndarray:
     T = clip.shape[2]
     return np.stack([off.features(clip[:, :, 0], clip[:, :, t], kernel) for t in range(1, T)], axis=2)
+
+
+def _gained(
+    g_prev: np.ndarray, g_next: np.ndarray, d_prev: np.ndarray, flow: np.ndarray, noise: str = "carried"
+) -> tuple[np.ndarray, ...]:
+    gx, gy = off.spatial_gradient(g_prev)
+    rate = gx * flow[:, :1] + gy * flow[:, 1:] + g_next - g_prev
+    return rate, g_prev - d_prev + rate
 
 
 ROWS = (
@@ -165,6 +173,29 @@ ROWS = (
                     off.released_features(s_prev, f_prev, f_next), f_prev.shape[1], axis=1
                 ),
             ),
+        ),
+    ),
+    Equation(
+        id="off.residual_rate",
+        source="OFF20 (10)-(14)",
+        summary="dN/dt = gx vx + gy vy + gt of the noise N = g(I) - D, and N_(t+dt); noise carried or standing",
+        reference=off.residual_rate,
+        dims="NCHW",
+        inputs=maps_and_flow("g_prev", "g_next", "d_prev"),
+        variants=({"noise": "carried"}, {"noise": "standing"}),
+        outputs=("rate", "n_next"),
+        degree=(1, 1),
+        differentiable=("g_prev", "g_next", "d_prev", "flow"),
+        interior=inner,
+        bench=({"N": 1, "C": 64, "H": 256, "W": 448},),
+        bad=(BAD_FLOW, (change(noise="white"), "noise: expected one of 'carried', 'standing', got 'white'")),
+        mutants=(
+            ("flow points backwards", lambda g, h, d, flow, **noise: off.residual_rate(g, h, d, -flow, **noise)),
+            ("u and v swapped", lambda g, h, d, flow, **noise: off.residual_rate(g, h, d, flow[:, ::-1], **noise)),
+            ("earlier minus later", lambda g, h, d, flow, **noise: off.residual_rate(g, 2 * g - h, d, flow, **noise)),
+            ("gain of the printed kernels", _gained),
+            ("N_t forgotten in (13)", lambda *maps, **noise: off.residual_rate(*maps, **noise)[:1] * 2),
+            ("N_t added to (14)", lambda *maps, **noise: off.residual_rate(*maps, **noise)[1:] * 2),
         ),
     ),
 )

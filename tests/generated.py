@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from motionspec.cli.cases import HALF, apart, rounded
+from motionspec.cli.cases import HALF, apart, boxes, rounded
 from motionspec.refimpl.equations import EQUATIONS, Equation
 
 DIMS = {
@@ -22,6 +22,7 @@ DIMS = {
     "K": st.integers(1, 6),
     "P": st.integers(0, 1),
     "Q": st.integers(0, 2),
+    "R": st.integers(1, 5),
 }
 
 
@@ -44,14 +45,23 @@ def each_variant(*, differentiable: bool = False, batched: bool = False) -> pyte
 
 def batched(row: Equation) -> list[str]:
     """The arguments whose first axis is the batch."""
+    return [name for name, axes in dims_of(row).items() if "N" in axes[0]]
 
-    def shapes(N: int) -> dict[str, tuple[int, ...]]:
-        sizes = dict.fromkeys(row.dims, 2) | {"N": N}
+
+def dims_of(row: Equation) -> dict[str, list[str]]:
+    """Per argument and axis, the dims that this size of it depends on."""
+
+    def shapes(**change: int) -> dict[str, tuple[int, ...]]:
+        sizes = dict.fromkeys(row.dims, 5) | change
         return {
             name: array.shape for name, array in row.inputs(lambda name, shape, kind: np.zeros(shape), **sizes).items()
         }
 
-    return [name for name, shape in shapes(5).items() if shape != shapes(6)[name]]
+    other = {dim: shapes(**{dim: 6}) for dim in row.dims}
+    return {
+        name: ["".join(dim for dim in row.dims if other[dim][name][axis] != size) for axis, size in enumerate(shape)]
+        for name, shape in shapes().items()
+    }
 
 
 def operator(row: Equation) -> Callable[..., Any]:
@@ -81,6 +91,13 @@ def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str)
             return mask
         if kind.startswith("label:"):
             return draw(hnp.arrays(np.int64, shape, elements=st.integers(0, int(kind[6:]) - 1)))
+        if kind == "boxes" or kind.startswith("rois:"):
+            values = array(st.floats(0.0, 1.0, exclude_max=True))
+            values[..., :-4] = np.floor(values[..., :-4] * int(kind[5:] or 0))
+            return rounded(boxes(values, smooth), dtype)
+        if kind == "unit":
+            unit = st.floats(-1.0, 1.0, allow_subnormal=False) if smooth else st.integers(-4, 4).map(lambda k: k / 4)
+            return rounded(array(unit), dtype)
         if kind == "grey":
             grey = st.floats(0.0, 255.0, allow_subnormal=False) if smooth else st.integers(0, 255).map(float)
             return rounded(array(grey), dtype)

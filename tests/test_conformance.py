@@ -28,7 +28,7 @@ from motionspec.cli.check import judge
 from motionspec.cli.main import main, planned
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.refimpl import brightness, off, warp
-from motionspec.refimpl.equations import EQUATIONS
+from motionspec.refimpl.equations import EQUATIONS, SINGLE
 from motionspec.refimpl.sources import SOURCES, ids
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -1176,7 +1176,7 @@ def test_list_has_every_equation_and_everything_planned_once(command):
     networks = {source.fate for source in SOURCES if source.fate.startswith("network: ")}
     done = {f"network: {path.stem}" for path in (ROOT / "models").glob("*.py")}
     assert len(cells) == len({row[0] for row in cells})
-    assert {row[0] for row in cells} == {*EQUATIONS, *named, *(networks - done)}
+    assert {row[0] for row in cells} == {*EQUATIONS, *SINGLE, *named, *(networks - done)}
     for name, state, implementations, source, says in cells:
         if name in EQUATIONS:
             row = EQUATIONS[name]
@@ -1184,6 +1184,8 @@ def test_list_has_every_equation_and_everything_planned_once(command):
             operator = f"\ndef {function}(" in (ROOT / "ops" / f"{stem}.py").read_text()
             want = ("complete", "reference, torch") if operator else ("no operator", "reference")
             assert (state, implementations, source, says) == (*want, row.source, row.summary)
+        elif name in SINGLE:
+            assert state == "complete" and source == SINGLE[name][0]
         else:
             assert (state, implementations) == ("planned", "-") and source
     assert f"{len(EQUATIONS)} equations, {len(planned())} equations and networks planned" in out

@@ -5,7 +5,7 @@ import warnings
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from generated import batched, each_row, each_variant, inputs, operator
+from generated import batched, dims_of, each_row, each_variant, inputs, operator
 from hypothesis import given, settings
 
 torch = pytest.importorskip("torch")
@@ -185,7 +185,8 @@ def test_bad_input_gives_the_row_s_error(row, number):
     change, expected = row.bad[number]
     arrays = exact_case(row.id, SMOOTH)
     sizes = dict(zip("NCHW", next(iter(arrays.values())).shape, strict=False))
-    reference, op = both_errors(row, change(dict(arrays)), ValueError)
+    reference, op = both_errors(row, change(dict(arrays)), (TypeError, ValueError))
+    assert type(reference) is type(op)
     assert str(reference) == str(op) == f"{row.id}: {expected.format(**sizes)}"
 
 
@@ -196,8 +197,11 @@ def test_bad_shapes_give_the_same_error(row):
         bad = [array[None]]
         if array.ndim:
             bad += [array[0], array[..., :0]]
-        if n and array.ndim > 1:  # the first argument sets the sizes that the others must have
-            bad += [array[..., :-1], array[..., :-1, :], array.repeat(2, axis=0)]
+        if n and array.ndim > 1:  # earlier arguments set the sizes that this one must have, but for dims of its own
+            axes = dims_of(row)[name]
+            earlier = {dim for other in list(arrays)[:n] for dims in dims_of(row)[other] for dim in dims}
+            changed = ((array[..., :-1], -1), (array[..., :-1, :], -2), (array.repeat(2, axis=0), 0))
+            bad += [wrong for wrong, axis in changed if set(axes[axis]) <= earlier]
         for wrong in map(np.asarray, bad):
             reference, op = both_errors(row, arrays | {name: wrong}, ValueError)
             assert str(reference) == str(op)

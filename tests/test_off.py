@@ -207,3 +207,95 @@ def test_released_features_differ_from_the_paper(off):
     np.testing.assert_array_equal(zero, inner(off.released_features(flat, flat, flat)))
     paper = inner(off.features(slope, slope))[0, :, 0, 0]
     np.testing.assert_array_equal(paper, [6, -6, 0])
+
+
+# -- the rate of the noise, OFF20 (10)-(14) ----------------------------------------------------------------------------
+
+U, V = 2.0, -1.0
+FLOW = np.stack([np.full_like(X, U), np.full_like(X, V)])[None]
+
+
+def scene(x, y):
+    """The clean frame D at (x, y): central differences are exact on it, and its second derivatives are 3, 0, -1."""
+    return 1.5 * x**2 - 0.5 * y**2 + 2 * x + 7 * y
+
+
+def grain(x, y):
+    """The noise N: second derivatives 0, 1, 2 (xx, xy, yy)."""
+    return x * y + y**2 - 4 * x
+
+
+BEND_D, BEND_N = (3 * U * U - V * V) / 2, (2 * U * V + 2 * V * V) / 2  # v.H.v / 2, all that is left beyond first order
+ALONG_N = (Y - 4) * U + (X + 2 * Y) * V  # grad N . v
+
+
+def rates(off, g_next, noise):
+    """Rate and N_(t+dt) in the interior, for g(I) = D + N, moved by (U, V)."""
+    D = maps(scene(X, Y))
+    got = off.residual_rate(D + maps(grain(X, Y)), maps(g_next), D, FLOW, noise=noise)
+    return [inner(part)[0, 0] for part in got]
+
+
+def test_residual_rate_worked_out_by_hand(off):
+    """3x + 5y by (2, -1): 3*2 - 5 + Ft = 1 + 6. Of it D = 2x, so N = x + 5y and grad N . v = 2 - 5."""
+    g, d = maps(3 * X + 5 * Y), maps(2 * X)
+    rate, n_next = off.residual_rate(g, g + 6, d, FLOW)
+    assert (rate == 7).all()
+    np.testing.assert_array_equal(n_next, g - d + 7)
+    rate, n_next = off.residual_rate(g, g + 6, d, FLOW, noise="standing")
+    assert (rate == 10).all()
+    np.testing.assert_array_equal(n_next, g - d + 10)
+
+
+def test_residual_rate_noise_carried_with_the_scene_gives_4_back(off):
+    """g(p, t+dt) = g(p - v, t): the linear parts cancel, only the bend is left, which is of second order in v."""
+    rate, n_next = rates(off, scene(X - U, Y - V) + grain(X - U, Y - V), "carried")
+    np.testing.assert_allclose(rate, BEND_D + BEND_N, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(n_next, inner(grain(X, Y)) + BEND_D + BEND_N, rtol=0, atol=1e-12)
+    # (4) is the linearised residual of g itself: D, and with it the noise, has no say in it.
+    D, g = maps(scene(X, Y)), maps(scene(X, Y) + grain(X, Y))
+    np.testing.assert_array_equal(off.residual_rate(g, 2 * g, D, FLOW)[0], off.residual_rate(g, 2 * g, g, FLOW)[0])
+
+
+def test_residual_rate_noise_standing_still_gives_grad_n_times_v(off):
+    g_next = scene(X - U, Y - V) + grain(X, Y)
+    rate, n_next = rates(off, g_next, "carried")
+    np.testing.assert_allclose(rate, inner(ALONG_N) + BEND_D, rtol=0, atol=1e-12)
+    # at the displaced point N is grain(X + U, Y + V), up to second order
+    np.testing.assert_allclose(n_next, inner(grain(X + U, Y + V)) - BEND_N + BEND_D, rtol=0, atol=1e-12)
+    # looked up where it stands it does not change
+    rate, n_next = rates(off, g_next, "standing")
+    np.testing.assert_allclose(rate, BEND_D, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(n_next, inner(grain(X, Y)) + BEND_D, rtol=0, atol=1e-12)
+
+
+def test_residual_rate_of_standing_noise_is_seen_by_the_clean_gradient(off):
+    """Subtracting grad N . v leaves Dx vx + Dy vy + gt: OFF of the clean frame, but the noisy difference."""
+    rng = np.random.default_rng(0)
+    g_prev, g_next, d_prev = (rng.normal(size=(2, 3, 6, 7)) for _ in range(3))
+    flow = rng.normal(size=(2, 2, 6, 7))
+    rate, _ = off.residual_rate(g_prev, g_next, d_prev, flow, noise="standing")
+    clean, _ = off.residual_rate(d_prev, d_prev + g_next - g_prev, d_prev, flow)
+    np.testing.assert_allclose(rate, clean, rtol=0, atol=1e-12)
+
+
+def test_residual_rate_13_as_printed_needs_g_to_be_the_identity(off):
+    """Printed: N_(t+dt) = dt (gx vx + gy vy + gt) + I - D. By (12) it is g(I) at the displaced point, less D."""
+    frame, D = 3 * X + 5 * Y, 2 * X + 5 * Y + 1
+    moved = 3 * (X - U) + 5 * (Y - V)  # the frame one step later; at the displaced point it is `frame` again
+    for g, holds in ((lambda image: image, True), (lambda image: 2 * image - 1, False)):
+        by_12 = g(frame) - D
+        rate, n_next = off.residual_rate(maps(g(frame)), maps(g(moved)), maps(D), FLOW)
+        np.testing.assert_array_equal(n_next[0, 0], by_12)
+        printed = rate[0, 0] + frame - D
+        assert (printed == by_12).all() == holds
+        np.testing.assert_array_equal(by_12 - printed, g(frame) - frame)
+
+
+def test_residual_rate_on_a_side_of_one(off):
+    """No derivative down: only gx vx is left, one-sided at the ends."""
+    g = np.array([4.0, 6, 1]).reshape(1, 1, 1, 3)
+    flow = np.array([1.0, 1, 1, 9, 9, 9]).reshape(1, 2, 1, 3)
+    rate, n_next = off.residual_rate(g, g, 0 * g, flow)
+    np.testing.assert_array_equal(rate.ravel(), [2, -1.5, -5])
+    np.testing.assert_array_equal(n_next.ravel(), [6, 4.5, -4])
