@@ -92,8 +92,8 @@ def anchors(
     for name, number in (("height", height), ("width", width), ("stride", stride)):
         count("detection.anchors", name, number)
     for name, numbers in (("scales", scales), ("ratios", ratios)):
-        for number in numbers:
-            positive("detection.anchors", name, number)
+        for factor in numbers:
+            positive("detection.anchors", name, factor)
     choice("detection.anchors", "impl", impl, ("auto", "torch"))
     widths = [round(math.sqrt(stride**2 / ratio)) for ratio in ratios]
     sides = [(w * scale, round(w * q) * scale) for w, q in zip(widths, ratios, strict=True) for scale in scales]

@@ -22,7 +22,7 @@ def shapes(operator: str, **arguments: tuple[Any, str]) -> dict[str, int]:
         words, shape = pattern.split(), tuple(array.shape)
         known = {w: int(w) if w.isdigit() else sizes.get(w) for w in words}
         fits = len(shape) == len(words) and all(
-            (size >= (w not in ("N", "R"))) if known[w] is None else size == known[w]
+            (size >= int(w not in ("N", "R"))) if known[w] is None else size == known[w]
             for w, size in zip(words, shape, strict=True)
         )
         if not fits:
@@ -59,7 +59,7 @@ def count(operator: str, argument: str, value: object) -> int:
     """Raise TypeError or ValueError unless `value` is a whole number of at least 1; return it."""
     if not isinstance(value, Integral):
         raise TypeError(message(operator, argument, "an integer", type(value).__name__))
-    if value < 1:
+    if int(value) < 1:
         raise ValueError(message(operator, argument, "at least 1", value))
     return int(value)
 
@@ -68,6 +68,6 @@ def positive(operator: str, argument: str, value: object) -> float:
     """Raise TypeError or ValueError unless `value` is a finite number above 0; return it."""
     if not isinstance(value, Real):
         raise TypeError(message(operator, argument, "a number", type(value).__name__))
-    if not 0 < value < math.inf:
+    if not 0 < float(value) < math.inf:
         raise ValueError(message(operator, argument, "a finite number above 0", value))
     return float(value)

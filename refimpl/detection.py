@@ -95,8 +95,8 @@ def anchors(
     for name, number in (("height", height), ("width", width), ("stride", stride)):
         count("detection.anchors", name, number)
     for name, numbers in (("scales", scales), ("ratios", ratios)):
-        for number in numbers:
-            positive("detection.anchors", name, number)
+        for factor in numbers:
+            positive("detection.anchors", name, factor)
     centre = (stride - 1) / 2
     out = []
     for y in range(height):

@@ -271,10 +271,29 @@ def test_compiles_without_graph_breaks(row, variant):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["warp.difference", "off.clip_features", "detection.ps_roi_pool"])
+def test_compiles_for_any_size(name):
+    """Sizes are symbols while tracing: what checks them, which all operators share, must bear it."""
+    torch.compiler.reset()
+    row = EQUATIONS[name]
+    function, variant = operator(row), dict(row.variants[0])
+    compiled = torch.compile(lambda **args: function(**args, **variant), fullgraph=True, backend="eager", dynamic=True)
+    for k in (SMOOTH, SMOOTH + 1):
+        arrays = exact_case(row.id, k)
+        assert_agrees(row, compiled(**tensors(arrays)), as_outputs(row.reference(**arrays, **variant)), "float64")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["warp.difference", "off.clip_features", "brightness.normal_flow", "costvol.displacement_map", "pool3d.gradual"],
+    [
+        "warp.difference",
+        "off.clip_features",
+        "brightness.normal_flow",
+        "costvol.displacement_map",
+        "pool3d.gradual",
+        "detection.ps_roi_pool",
+    ],
 )
 def test_compiled_kernels(name):
     """The real compiler on CPU, whose backward of some gathers is wrong with two threads or more."""
