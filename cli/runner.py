@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from motionspec.cli.cases import convert
+from motionspec.refimpl.row import arguments
 
 Target = str | Callable[..., Any]
 
@@ -164,8 +165,9 @@ def perform(target: Target, request: Request) -> Outcome:
             inputs[name].requires_grad_(True)
     with _captured() as printed:
         try:
-            positional = [value for name, value in inputs.items() if name not in request.keyword]
-            named = {name: value for name, value in inputs.items() if name in request.keyword}
+            given = arguments(inputs)
+            positional = [value for name, value in given.items() if name not in request.keyword]
+            named = {name: value for name, value in given.items() if name in request.keyword}
             result = function(*positional, **named, **request.params)
         except BaseException as error:
             return Outcome("raises", _one_line(error), printed=printed())

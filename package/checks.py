@@ -1,5 +1,6 @@
 """One message form for bad input, the same from `refimpl` and `ops`: `operator: argument: expected ..., got ...`."""
 
+import math
 from typing import Any
 
 
@@ -34,3 +35,15 @@ def choice(operator: str, argument: str, value: object, allowed: tuple[str, ...]
     """Raise ValueError unless `value` is one of the words `allowed`."""
     if value not in allowed:
         raise ValueError(message(operator, argument, "one of " + ", ".join(map(repr, allowed)), repr(value)))
+
+
+def positive(operator: str, argument: str, value: object) -> None:
+    """Raise ValueError unless `value` is a finite Python number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(message(operator, argument, "a finite number above 0", repr(value)))
+
+
+def some(operator: str, argument: str, N: int) -> None:
+    """Raise ValueError if a mean over the N samples of `argument` is asked for and there is none."""
+    if N == 0:
+        raise ValueError(message(operator, argument, "at least N=1 sample to take the mean of", "N=0"))

@@ -11,6 +11,7 @@ import pytest
 
 from motionspec.cli.cases import HALF, rounded
 from motionspec.refimpl.equations import EQUATIONS, Equation
+from motionspec.refimpl.row import by_element
 
 DIMS = {
     "N": st.integers(1, 2),
@@ -55,7 +56,7 @@ def batched(row: Equation) -> list[str]:
 def operator(row: Equation) -> Callable[..., Any]:
     """The torch operator of a row, found by its name."""
     stem, name = row.id.split(".")
-    return getattr(importlib.import_module(f"motionspec.ops.{stem}"), name)
+    return by_element(getattr(importlib.import_module(f"motionspec.ops.{stem}"), name))
 
 
 def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str) -> Callable[..., np.ndarray]:

@@ -1,5 +1,6 @@
 """Everything generated from the table: each operator equals its equation, in value and gradient."""
 
+import re
 import warnings
 
 import hypothesis.strategies as st
@@ -165,7 +166,8 @@ def test_empty_batch(row, variant):
 
 
 def both_errors(row, args, kinds):
-    """The reference's and the operator's error for the same bad call."""
+    """The reference's and the operator's error for the same bad call; the default variant's keywords are filled in."""
+    args = dict(row.variants[0]) | args
     with pytest.raises(kinds) as reference:
         row.reference(**args)
     as_tensors = {k: torch.tensor(v) if isinstance(v, np.ndarray) else v for k, v in args.items()}
@@ -194,7 +196,8 @@ def test_bad_shapes_give_the_same_error(row):
         bad = [array[None]]
         if array.ndim:
             bad += [array[0], array[..., :0]]
-        if n and array.ndim > 1:  # the first argument sets the sizes that the others must have
+        # The first argument sets the sizes that the others must have; the elements of a list have their own.
+        if n and array.ndim > 1 and "[" not in name:
             bad += [array[..., :-1], array[..., :-1, :], array.repeat(2, axis=0)]
         for wrong in map(np.asarray, bad):
             reference, op = both_errors(row, arrays | {name: wrong}, ValueError)
@@ -215,12 +218,14 @@ def test_bad_types_name_operator_and_argument(row):
             assert str(reference).startswith(f"{row.id}: {name}: expected a")
             assert str(op).startswith(f"{row.id}: {name}: expected a")
             assert "NumPy array" in str(reference) and "torch tensor" in str(op)
+        variant = dict(row.variants[0])
+        place = re.escape(f"{row.id}: {name}")
         if n and floating:
-            with pytest.raises(TypeError, match=f"{row.id}: {name}: expected torch.float64 like the first argument"):
-                operator(row)(**good | {name: good[name].float()})
+            with pytest.raises(TypeError, match=f"{place}: expected torch.float64 like the first argument"):
+                operator(row)(**good | variant | {name: good[name].float()})
         if n:
-            with pytest.raises(ValueError, match=f"{row.id}: {name}: expected device cpu like the first argument"):
-                operator(row)(**good | {name: good[name].to("meta")})
+            with pytest.raises(ValueError, match=f"{place}: expected device cpu like the first argument"):
+                operator(row)(**good | variant | {name: good[name].to("meta")})
 
 
 @each_row()
@@ -233,18 +238,18 @@ def test_reference_refuses_values_that_are_not_finite(row):
             wrong = array.copy()
             wrong[(-1,) * array.ndim] = value
             with pytest.raises(ValueError) as error:
-                row.reference(**arrays | {name: wrong})
+                row.reference(**arrays | dict(row.variants[0]) | {name: wrong})
             first = tuple(int(i) for i in np.argwhere(~np.isfinite(wrong))[0])
             assert str(error.value) == message(row.id, name, "finite values", f"{value} at {first}")
 
 
 @each_row()
 def test_impl_is_obeyed_or_refused(row):
-    arrays = exact_case(row.id, SMALL)
-    got = operator(row)(**tensors(arrays), impl="torch")
-    assert_agrees(row, got, as_outputs(row.reference(**arrays)), "float64")
+    arrays, variant = exact_case(row.id, SMALL), dict(row.variants[0])
+    got = operator(row)(**tensors(arrays), **variant, impl="torch")
+    assert_agrees(row, got, as_outputs(row.reference(**arrays, **variant)), "float64")
     with pytest.raises(ValueError, match=f"{row.id}: impl: expected one of 'auto', 'torch', got 'triton'"):
-        operator(row)(**tensors(arrays), impl="triton")
+        operator(row)(**tensors(arrays), **variant, impl="triton")
 
 
 @each_variant()
