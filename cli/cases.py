@@ -45,7 +45,7 @@ def sizes(k: int) -> dict[str, int]:
 def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     """The nearest values that `dtype` can hold, as float64."""
     if dtype == "bfloat16":  # NumPy has none: round float32's upper half, ties to even
-        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        bits = np.array(array, np.float32, order="C").view(np.uint32)
         bits = bits + 0x7FFF + ((bits >> 16) & 1)
         return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
     with np.errstate(over="ignore"):

@@ -111,6 +111,7 @@ def test_rounding_to_bfloat16_is_torch_s():
     values = np.concatenate([values, ties, -ties, [0.0, -0.0]])
     want = torch.tensor(values).float().bfloat16().double().numpy()
     np.testing.assert_array_equal(rounded(values, "bfloat16"), want)
+    assert rounded(np.array(1 / 3), "bfloat16").shape == ()
 
 
 # -- planted defects, in each row --------------------------------------------------------------------------------------
