@@ -134,7 +134,7 @@ def test_endpoint_error_mean_over_no_pixel():
     flow, target = flows(1, 2, 2, 3)
     mask = np.zeros((1, 1, 2, 3), bool)
     assert reference.endpoint_error(flow, target, mask=mask) == 0
-    with pytest.raises(ValueError, match=r"^losses.endpoint_error: mask: expected at least one valid pixel .* got none$"):
+    with pytest.raises(ValueError, match=r"^losses.endpoint_error: mask: expected at least one .* got none$"):
         reference.endpoint_error(flow, target, mask=mask, reduction="mean")
     torch = pytest.importorskip("torch")
     ops = importlib.import_module("motionspec.ops.losses")
