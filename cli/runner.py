@@ -97,7 +97,7 @@ def _one_line(error: BaseException) -> str:
 
 def _is_array(value: Any, framework: str) -> bool:
     if framework == "numpy":
-        return isinstance(value, np.ndarray)
+        return isinstance(value, np.ndarray | np.generic)  # np.sum gives a scalar
     return isinstance(value, importlib.import_module("torch").Tensor)
 
 
