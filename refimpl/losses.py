@@ -54,3 +54,82 @@ def endpoint_error(flow: Array, target: Array, *, mask: np.ndarray | None = None
     ]
     total = math.fsum(distances)
     return np.array(total / len(distances) if reduction == "mean" else total)
+
+
+def labelled(operator: str, scores: Any, axes: str, label: Any) -> tuple[Array, np.ndarray]:
+    """Check scores, their last axis being the K classes, and the true class (N,) of each sample."""
+    scores, label = arrays(operator, integer=("label",), scores=(scores, axes), label=(label, "N"))
+    K = scores.shape[-1]
+    for n, y in enumerate(label):
+        if not 0 <= y < K:
+            raise ValueError(message(operator, "label", f"a class in 0 .. {K - 1}", f"{y} at ({n},)"))
+    return scores, label
+
+
+def consensus(scores: Array) -> Array:
+    """`G_l = mean_t G_(t,l)`: a video's score, the mean of its segments' scores before the softmax.
+
+    Equation: OFF18 (8), for OFF over the T-1 scores of the pairs, for the backbone over those of the T segments; also
+        RF19 §3.3 (its predictions per time step) and AF18 §4.2 (its crops).
+    Shapes: scores (N, T, K) -> (N, K), T = 1 included.
+    Units: those of the scores.
+    Border: none.
+    Kinks: none, it is linear.
+    Deviations: RF19 averages "to produce a probability"; the mean of softmaxes is another function
+        (test_losses.py::test_consensus_is_taken_before_the_softmax).
+    Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
+    """
+    (scores,) = arrays("losses.consensus", scores=(scores, "N T K"))
+    N, T, K = scores.shape
+    G = np.zeros((N, K))
+    for t in range(T):
+        G += scores[:, t]
+    return G / T
+
+
+def cross_entropy(scores: Array, label: np.ndarray, *, reduction: str = "sum") -> Array:
+    """`L(y, G) = -sum_c y_c (G_c - log sum_j exp G_j)`: negative log-softmax of the true class.
+
+    Equation: OFF18 (9); RF19 (11) with p the softmax of the scores.
+    Shapes: scores (N, K), label (N,) of integers in 0 .. K-1 -> ().
+    Units: nats. The papers state one video's loss: `reduction="sum"` adds those of the batch, `"mean"` divides by N.
+    Border: none.
+    Kinks: none. Stable: exp never overflows, and a true class of probability 0 in float has a finite loss.
+    Deviations: RF19 (11) read literally takes the logarithm of a probability that underflows to 0
+        (test_losses.py::test_cross_entropy_is_stable). AF18's indicator is another loss, see `multitask`.
+    Raises: TypeError or ValueError for dtypes, shapes, `reduction`, values that are not finite, labels outside
+        0 .. K-1, or a mean over N = 0. The operator does not look at values: there a label outside gives NaN
+        (test_losses.py::test_label_outside_the_classes).
+    """
+    choice("losses.cross_entropy", "reduction", reduction, ("sum", "mean"))
+    scores, label = labelled("losses.cross_entropy", scores, "N K", label)
+    return _cross_entropy("losses.cross_entropy", scores, label, reduction)
+
+
+def _cross_entropy(operator: str, scores: Array, label: np.ndarray, reduction: str) -> Array:
+    losses = []
+    for G, y in zip(scores, label, strict=True):
+        top = max(G)
+        losses.append(math.log(math.fsum(math.exp(g - top) for g in G)) + (top - G[y]))
+    if reduction == "mean":
+        some(operator, "scores", len(scores))
+        return np.array(math.fsum(losses) / len(losses))
+    return np.array(math.fsum(losses))
+
+
+def intermediate_supervision(scores: Array, label: np.ndarray, *, reduction: str = "sum") -> Array:
+    """`sum_l L_l`: each level of the OFF sub-network has a cross entropy of its own, and they are added.
+
+    Equation: OFF18 §4.2 "intermediate supervision", with (9) for each level.
+    Shapes: scores (N, L, K), the consensus of each of L levels, label (N,) of integers in 0 .. K-1 -> ().
+    Units, Border, Kinks, Raises: as `cross_entropy`; `reduction="mean"` divides by N, never by L.
+    Deviations: the PyTorch port of the released code feeds one level's scores to all losses, so that the others learn
+        nothing (test_losses.py::test_intermediate_supervision_reaches_every_level).
+    """
+    choice("losses.intermediate_supervision", "reduction", reduction, ("sum", "mean"))
+    scores, label = labelled("losses.intermediate_supervision", scores, "N L K", label)
+    levels = [
+        _cross_entropy("losses.intermediate_supervision", scores[:, l], label, reduction)
+        for l in range(scores.shape[1])  # noqa: E741  the paper's index
+    ]
+    return np.array(math.fsum(levels))

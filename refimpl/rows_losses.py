@@ -1,5 +1,7 @@
 """Rows of stem `losses`: the fields are explained in `row.py`."""
 
+from collections.abc import Callable
+
 import numpy as np
 
 from motionspec.refimpl import losses
@@ -25,12 +27,22 @@ def _clip_flows(fill: Fill, N: int, T: int, H: int, W: int) -> Args:
     return flows(fill, N, T, H, W)
 
 
+def _scores(*axes: str) -> Callable[..., Args]:
+    """Scores of these axes, then the true class of each sample."""
+
+    def inputs(fill: Fill, **sizes: int) -> Args:
+        shape = tuple(sizes[axis] for axis in axes)
+        return {"scores": fill("scores", shape, "value"), "label": fill("label", shape[:1], f"label:{shape[-1]}")}
+
+    return inputs
+
+
 # Mutants that do not fit on a line.
 
 
 def _reduced(distances: np.ndarray, mask: np.ndarray | None, reduction: str) -> np.ndarray:
     valid = np.ones(distances.shape, bool) if mask is None else mask[:, 0]
-    return np.array(distances[valid].sum() if reduction == "sum" else distances[valid].mean())
+    return distances[valid].sum() if reduction == "sum" else distances[valid].mean()
 
 
 def _l1(flow: np.ndarray, target: np.ndarray, mask: np.ndarray | None = None, reduction: str = "sum") -> np.ndarray:
@@ -50,10 +62,107 @@ def _per_sample(
     samples = zip(flow, target, masks, strict=True)
     each = [losses.endpoint_error(f[None], t[None], mask=m, reduction="sum") for f, t, m in samples]
     counts = [1 if reduction == "sum" else flow[0, 0].size if m is None else max(m.sum(), 1) for m in masks]
-    return np.array(np.mean([e / c for e, c in zip(each, counts, strict=True)]))
+    return np.mean([e / c for e, c in zip(each, counts, strict=True)])
+
+
+def _softmax(scores: np.ndarray) -> np.ndarray:
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def _literal_indicator(scores: np.ndarray, label: np.ndarray, reduction: str = "sum") -> np.ndarray:
+    """AF18 (2) as printed: a wrong prediction costs nothing."""
+    right = scores.argmax(1) == label
+    return losses.cross_entropy(scores[right], label[right]) / (len(label) if reduction == "mean" else 1)
+
+
+def _first_level(scores: np.ndarray, label: np.ndarray, reduction: str = "sum") -> np.ndarray:
+    L = scores.shape[1]
+    return losses.cross_entropy(scores[:, 0], label, reduction=reduction) * L
 
 
 ROWS = (
+    Equation(
+        id="losses.consensus",
+        source="OFF18 (8)",
+        summary="mean over time of the scores before the softmax",
+        reference=losses.consensus,
+        dims="NTK",
+        inputs=lambda fill, N, T, K: {"scores": fill("scores", (N, T, K), "value")},
+        outputs=("scores",),
+        degree=(1,),
+        differentiable=("scores",),
+        bench=({"N": 32, "T": 25, "K": 101}, {"N": 32, "T": 30, "K": 400}),
+        bad=(
+            (change(scores=lambda s: s[:, 0]), "scores: expected shape (N, T, K) with sides of at least 1, got (2, 3)"),
+        ),
+        mutants=(
+            ("sum", lambda scores: scores.sum(1)),
+            ("maximum", lambda scores: scores.max(1)),
+            ("softmax first", lambda scores: _softmax(scores).mean(1)),
+            ("mean over the last axis", lambda scores: scores.swapaxes(1, 2).reshape(scores.shape).mean(1)),
+        ),
+    ),
+    Equation(
+        id="losses.cross_entropy",
+        source="OFF18 (9); RF19 (11)",
+        summary="negative log-softmax of the true class",
+        reference=losses.cross_entropy,
+        dims="NK",
+        inputs=_scores("N", "K"),
+        variants=_REDUCTION,
+        outputs=("loss",),
+        degree=(1,),  # of large scores; of small ones it tends to log K
+        differentiable=("scores",),
+        bench=({"N": 128, "K": 101}, {"N": 128, "K": 400}),
+        bad=(_BAD_REDUCTION,),
+        mutants=(
+            ("AF18's indicator taken literally", _literal_indicator),
+            (
+                "softmax twice",
+                lambda scores, label, reduction="sum": losses.cross_entropy(
+                    _softmax(scores), label, reduction=reduction
+                ),
+            ),
+            (
+                "log softmax without the minus",
+                lambda scores, label, reduction="sum": -losses.cross_entropy(scores, label, reduction=reduction),
+            ),
+            (
+                "next class",
+                lambda scores, label, reduction="sum": losses.cross_entropy(
+                    scores, (label + 1) % scores.shape[1], reduction=reduction
+                ),
+            ),
+        ),
+    ),
+    Equation(
+        id="losses.intermediate_supervision",
+        source="OFF18 §4.2",
+        summary="cross entropy of each level's scores, summed over the levels",
+        reference=losses.intermediate_supervision,
+        dims="NSK",
+        inputs=_scores("N", "S", "K"),
+        variants=_REDUCTION,
+        outputs=("loss",),
+        degree=(1,),
+        differentiable=("scores",),
+        bench=({"N": 128, "S": 3, "K": 101},),
+        bad=(_BAD_REDUCTION,),
+        mutants=(
+            ("one level's scores for all levels", _first_level),
+            (
+                "loss of the mean of the levels",
+                lambda scores, label, reduction="sum": losses.cross_entropy(scores.mean(1), label, reduction=reduction),
+            ),
+            (
+                "mean over the levels",
+                lambda scores, label, reduction="sum": (
+                    losses.intermediate_supervision(scores, label, reduction=reduction) / scores.shape[1]
+                ),
+            ),
+        ),
+    ),
     Equation(
         id="losses.endpoint_error",
         source="AF18 (1)",

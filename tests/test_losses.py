@@ -170,3 +170,114 @@ def test_endpoint_error_of_no_flow_on_real_ground_truth(losses, realdata):
     target = flow[None].astype(float)
     got = losses.endpoint_error(np.zeros_like(target), target, mask=known[None, None], reduction="mean")
     assert got == pytest.approx(1.256, abs=5e-4)
+
+
+# consensus, cross_entropy, intermediate_supervision
+
+
+def softmax(scores):
+    e = np.exp(scores - scores.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def test_consensus_printed_answer(losses):
+    """Three segments of a video, two classes; a second video of its own."""
+    scores = np.array([[[1.0, 4], [2, 0], [6, -1]], [[0, 0], [0, 3], [0, 0]]])
+    np.testing.assert_array_equal(losses.consensus(scores), [[3, 1], [0, 1]])
+
+
+def test_consensus_ignores_the_order_of_the_segments_and_keeps_a_single_one(losses):
+    scores = np.random.default_rng(0).normal(size=(2, 4, 3))
+    np.testing.assert_allclose(losses.consensus(scores[:, ::-1].copy()), losses.consensus(scores), rtol=1e-14)
+    np.testing.assert_array_equal(losses.consensus(scores[:, :1].copy()), scores[:, 0])
+
+
+def test_consensus_is_taken_before_the_softmax(losses):
+    """One sure segment outweighs two that lean the other way; as probabilities it would be outvoted."""
+    scores = np.array([[[9.0, 0], [0, 2], [0, 2]]])
+    assert losses.consensus(scores).argmax() == 0
+    assert softmax(scores).mean(1).argmax() == 1
+
+
+def test_cross_entropy_printed_answer(losses):
+    """Odds 1 : 2 : 5 are probabilities 1/8, 1/4, 5/8; equal scores have 1/K."""
+    scores = np.log([[1.0, 2, 5], [3, 3, 3]])
+    got = losses.cross_entropy(scores, np.array([1, 2]))
+    assert got == pytest.approx(np.log(4) + np.log(3), rel=1e-14)
+    assert losses.cross_entropy(scores, np.array([1, 2]), reduction="mean") == pytest.approx(got / 2, rel=1e-14)
+    assert losses.cross_entropy(np.array([[7.0]]), np.array([0])) == 0  # one class: nothing to get wrong
+
+
+def test_cross_entropy_is_torch_s():
+    torch = pytest.importorskip("torch")
+    reference = importlib.import_module("motionspec.refimpl.losses")
+    rng = np.random.default_rng(0)
+    scores, label = 5 * rng.normal(size=(6, 4)), rng.integers(0, 4, 6)
+    for reduction in ("sum", "mean"):
+        want = torch.nn.functional.cross_entropy(torch.tensor(scores), torch.tensor(label), reduction=reduction)
+        assert reference.cross_entropy(scores, label, reduction=reduction) == pytest.approx(want.item(), rel=1e-13)
+
+
+def test_cross_entropy_knows_only_differences_of_scores(losses):
+    scores, label = np.random.default_rng(0).normal(size=(2, 5)), np.array([3, 0])
+    want = losses.cross_entropy(scores, label)
+    assert losses.cross_entropy(scores + 64, label) == pytest.approx(want, rel=1e-13)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_cross_entropy_is_stable(losses, dtype):
+    """exp(1e4) overflows and exp(-1e4) is 0 in either type; log of that 0 would be infinite."""
+    scores = np.array([[1e4, 0, 0], [1e4, 0, 0], [-1e4, 1e4, 1e4]], dtype)
+    assert losses.cross_entropy(scores[:1], np.array([0])) == 0
+    assert losses.cross_entropy(scores[1:2], np.array([2])) == 1e4
+    assert losses.cross_entropy(scores[2:], np.array([1])) == pytest.approx(np.log(2), rel=1e-6)
+    assert softmax(scores)[1, 2] == 0
+    if losses.torch:
+        (got,) = gradients("cross_entropy", scores, np.array([0, 2, 1]))
+        np.testing.assert_array_equal(got, [[0, 0, 0], [1, 0, -1], [0, -0.5, 0.5]])
+
+
+def test_cross_entropy_gradient_is_the_softmax_less_the_truth():
+    scores, label = np.random.default_rng(0).normal(size=(3, 4)), np.array([3, 0, 1])
+    (got,) = gradients("cross_entropy", scores, label, reduction="mean")
+    np.testing.assert_allclose(got, (softmax(scores) - np.eye(4)[label]) / 3, rtol=0, atol=1e-16)
+
+
+@pytest.mark.parametrize("name", ["cross_entropy", "intermediate_supervision"])
+@pytest.mark.parametrize("wrong", [-1, 3, -100, 2**40])
+def test_label_outside_the_classes(name, wrong):
+    """The oracle names it. The operator must not look: NaN, never the loss of some other class."""
+    shape = (2, 3) if name == "cross_entropy" else (2, 2, 3)
+    scores, label = np.random.default_rng(0).normal(size=shape), np.array([1, wrong])
+    reference = importlib.import_module("motionspec.refimpl.losses")
+    with pytest.raises(ValueError) as error:
+        getattr(reference, name)(scores, label)
+    assert str(error.value) == f"losses.{name}: label: expected a class in 0 .. 2, got {wrong} at (1,)"
+    torch = pytest.importorskip("torch")
+    op = getattr(importlib.import_module("motionspec.ops.losses"), name)
+    assert op(torch.tensor(scores), torch.tensor(label)).isnan()
+
+
+def test_labels_of_any_integer_type(losses):
+    scores = np.random.default_rng(0).normal(size=(2, 3))
+    want = losses.cross_entropy(scores, np.array([2, 1]))
+    for kind in (np.int32, np.uint8):
+        assert losses.cross_entropy(scores, np.array([2, 1], kind)) == want
+
+
+@each_reduction
+def test_intermediate_supervision_adds_the_losses_of_the_levels(losses, reduction):
+    scores, label = np.random.default_rng(0).normal(size=(4, 3, 5)), np.array([3, 0, 1, 4])
+    levels = [losses.cross_entropy(scores[:, level].copy(), label, reduction=reduction) for level in range(3)]
+    got = losses.intermediate_supervision(scores, label, reduction=reduction)
+    assert got == pytest.approx(sum(levels), rel=1e-14)
+
+
+def test_intermediate_supervision_reaches_every_level():
+    """Each level learns from its own scores as if it were alone."""
+    scores, label = np.random.default_rng(0).normal(size=(4, 3, 5)), np.array([3, 0, 1, 4])
+    (got,) = gradients("intermediate_supervision", scores, label)
+    for level in range(3):
+        (alone,) = gradients("cross_entropy", scores[:, level], label)
+        np.testing.assert_allclose(got[:, level], alone, rtol=0, atol=1e-15)
+        assert np.abs(alone).max() > 0.1
