@@ -94,7 +94,7 @@ class SeededFill:
         elif kind == "nonzero":
             margin = 1 / 16 if self.dtype in HALF else 1e-3  # 1/g^2 at g = 1e-3 would leave float16's range
             value = np.copysign(margin + (1 - margin) * np.abs(value), value)
-        return rounded(self.scale * value, self.dtype)
+        return rounded((8 if kind == "logit" else self.scale) * value, self.dtype)
 
 
 def exact_case(equation: str, k: int, *, seed: int = 0, dtype: str = "float64") -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@
     kind "flow"     pixels, at least 1e-3 away from an integer, because there is a kink
     kind "grey"     a grey level in [0, 255], whatever the case's scale
     kind "parameter"  a positive number in [0.1, 0.6], whatever the case's scale
+    kind "logit"    a score before the softmax, in [-8, 8], whatever the case's scale
     kind "mask"     bool, at least one True
     kind "label:K"  int64 in 0 .. K-1
 

@@ -90,7 +90,7 @@ def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str)
             value = array(st.floats(1e-3, 1.0) | st.floats(-1.0, -1e-3))
         else:
             value = array(st.floats(-1.0, 1.0, allow_subnormal=False))
-        return rounded(scale * value, dtype)
+        return rounded((8 if kind == "logit" else scale) * value, dtype)
 
     return fill
 
