@@ -59,3 +59,50 @@ def endpoint_error(
     a, b, valid = flow_pair("losses.endpoint_error", impl, flow, target, mask, mean=reduction == "mean")
     distances = distance(a - b)
     return (distances.sum() if reduction == "sum" else average(distances, valid)).to(flow.dtype)
+
+
+def consensus(scores: Tensor, *, impl: str = "auto") -> Tensor:
+    """A video's score: the mean of its segments' scores before the softmax (OFF18 (8)).
+
+    Shapes: scores (N, T, K) -> (N, K).
+    Raises TypeError or ValueError for dtypes, shapes or `impl`.
+    """
+    (a,) = tensors("losses.consensus", impl, scores=(scores, "N T K"))
+    return a.mean(1).to(scores.dtype)
+
+
+def cross_entropy(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl: str = "auto") -> Tensor:
+    """Negative log-softmax of the true class, summed over the batch or its mean (OFF18 (9), RF19 (11)).
+
+    Shapes: scores (N, K), label (N,) of integers in 0 .. K-1 -> (). A label outside gives NaN.
+    Raises TypeError or ValueError for dtypes, devices, shapes, `reduction`, `impl`, or a mean over N = 0 samples.
+    """
+    choice("losses.cross_entropy", "reduction", reduction, ("sum", "mean"))
+    arguments = {"scores": (scores, "N K"), "label": (label, "N")}
+    a, y = tensors("losses.cross_entropy", impl, integer=("label",), **arguments)
+    return _cross_entropy("losses.cross_entropy", a, y, reduction).to(scores.dtype)
+
+
+def of_class(values: Tensor, label: Tensor) -> Tensor:
+    """The value of the true class along the last axis, of values (N, ..., K) -> (N, ...); NaN for a label outside."""
+    true = label.reshape(-1, *[1] * (values.ndim - 1)) == torch.arange(values.shape[-1], device=values.device)
+    return torch.where(true.any(-1), torch.where(true, values, 0.0).sum(-1), torch.nan)
+
+
+def _cross_entropy(operator: str, scores: Tensor, label: Tensor, reduction: str) -> Tensor:
+    if reduction == "mean":
+        some(operator, "scores", len(scores))
+    total = -of_class(torch.log_softmax(scores, -1), label).sum()
+    return total if reduction == "sum" else total / len(scores)
+
+
+def intermediate_supervision(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl: str = "auto") -> Tensor:
+    """The cross entropies of all levels, added (OFF18 §4.2).
+
+    Shapes: scores (N, L, K), the consensus of each of L levels, label (N,) of integers in 0 .. K-1 -> ().
+    `reduction="mean"` divides by N, never by L. Errors: as `cross_entropy`.
+    """
+    choice("losses.intermediate_supervision", "reduction", reduction, ("sum", "mean"))
+    arguments = {"scores": (scores, "N L K"), "label": (label, "N")}
+    a, y = tensors("losses.intermediate_supervision", impl, integer=("label",), **arguments)
+    return _cross_entropy("losses.intermediate_supervision", a, y, reduction).to(scores.dtype)
