@@ -196,14 +196,16 @@ def test_bad_shapes_give_the_same_error(row):
         bad = [array[None]]
         if array.ndim:
             bad += [array[0], array[..., :0]]
-        # The first argument sets the sizes that the others must have; the elements of a list have their own.
-        if n and array.ndim > 1 and "[" not in name:
-            bad += [array[..., :-1], array[..., :-1, :], array.repeat(2, axis=0)]
-        for wrong in map(np.asarray, bad):
+        other = []
+        if n and array.ndim > 1:  # whoever comes first sets a size for those that follow
+            other = [array[..., :-1], array[..., :-1, :], array.repeat(2, axis=0)]
+        for i, wrong in enumerate(map(np.asarray, bad + other)):
             reference, op = both_errors(row, arrays | {name: wrong}, ValueError)
             assert str(reference) == str(op)
-            assert str(op).startswith(f"{row.id}: ")
-            assert str(op).endswith(f"got {wrong.shape}")
+            blamed = name if i < len(bad) else str(op).split(": ")[1]
+            assert blamed in list(arrays)[n:]
+            assert str(op).startswith(f"{row.id}: {blamed}: expected ")
+            assert str(op).endswith(f"got {(arrays | {name: wrong})[blamed].shape}")
 
 
 @each_row()
