@@ -1,11 +1,12 @@
 """Rows of stem `losses`: the fields are explained in `row.py`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
 from motionspec.refimpl import losses
-from motionspec.refimpl.row import Args, Equation, Fill, change
+from motionspec.refimpl.row import Args, Equation, Fill, by_element, change
 
 _REDUCTION = ({"reduction": "sum"}, {"reduction": "mean"})
 _BAD_REDUCTION = (change(reduction="none"), "reduction: expected one of 'sum', 'mean', got 'none'")
@@ -25,6 +26,19 @@ def flows(fill: Fill, *shape: int) -> Args:
 
 def _clip_flows(fill: Fill, N: int, T: int, H: int, W: int) -> Args:
     return flows(fill, N, T, H, W)
+
+
+def _multiscale_inputs(fill: Fill, N: int, H: int, W: int) -> Args:
+    """Ratios 2 x 4 and 1 x 2. u is negative in the flows and positive in the target: no distance 0 in smooth cases."""
+    sizes = {"flows[0]": (H, W), "flows[1]": (2 * H, 2 * W), "target": (2 * H, 4 * W)}
+    inputs = {name: fill(name, (N, 2, *sides), "flow") for name, sides in sizes.items()}
+    for name, flow in inputs.items():
+        flow[:, 0] = abs(flow[:, 0]) if name == "target" else -abs(flow[:, 0])
+    return inputs | {"mask": fill("mask", (N, 1, 2 * H, 4 * W), "mask")}
+
+
+def _multitask_inputs(fill: Fill, N: int, T: int, K: int, H: int, W: int) -> Args:
+    return _scores("N", "K")(fill, N=N, K=K) | flows(fill, N, T, H, W)
 
 
 def _scores(*axes: str) -> Callable[..., Args]:
@@ -79,6 +93,46 @@ def _literal_indicator(scores: np.ndarray, label: np.ndarray, reduction: str = "
 def _first_level(scores: np.ndarray, label: np.ndarray, reduction: str = "sum") -> np.ndarray:
     L = scores.shape[1]
     return losses.cross_entropy(scores[:, 0], label, reduction=reduction) * L
+
+
+def _nearest(
+    flows: Sequence[np.ndarray],
+    target: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    alpha: Sequence[float],
+    rescale: bool,
+    reduction: str,
+) -> np.ndarray:
+    total = np.zeros(())
+    for o, weight in zip(flows, alpha, strict=True):
+        k, l = (a // b for a, b in zip(target.shape[2:], o.shape[2:], strict=True))  # noqa: E741
+        point = target[..., ::k, ::l].repeat(k, axis=2).repeat(l, axis=3)
+        total += losses.multiscale_endpoint_error(
+            [o], point, alpha=(weight,), mask=mask, rescale=rescale, reduction=reduction
+        )
+    return total
+
+
+def _unknown_as_zero(
+    flows: Sequence[np.ndarray], target: np.ndarray, mask: np.ndarray | None = None, **options: Any
+) -> np.ndarray:
+    known = target if mask is None else np.where(mask, target, 0)
+    return losses.multiscale_endpoint_error(flows, known, **options)
+
+
+def _literal_multitask(
+    scores: np.ndarray,
+    label: np.ndarray,
+    flow: np.ndarray,
+    target: np.ndarray,
+    mask: np.ndarray | None = None,
+    *,
+    lam: float,
+    reduction: str,
+) -> np.ndarray:
+    estimation = losses.endpoint_error(flow, target, mask=mask, reduction=reduction)
+    return _literal_indicator(scores, label, reduction) + lam * estimation
 
 
 ROWS = (
@@ -192,6 +246,81 @@ ROWS = (
                 "mask ignored",
                 lambda flow, target, mask=None, reduction="sum": losses.endpoint_error(
                     flow, target, reduction=reduction
+                ),
+            ),
+        ),
+    ),
+    Equation(
+        id="losses.multiscale_endpoint_error",
+        source="AF18 (3)",
+        summary="weighted sum of the end-point errors at several resolutions",
+        reference=by_element(losses.multiscale_endpoint_error),
+        dims="NHW",
+        inputs=_multiscale_inputs,
+        variants=(
+            {"alpha": (0.5, 0.125), "rescale": True, "reduction": "sum"},
+            {"alpha": (0.5, 0.125), "rescale": True, "reduction": "mean"},
+            {"alpha": (0.5, 0.125), "rescale": False, "reduction": "sum"},
+        ),
+        outputs=("loss",),
+        degree=(0,),
+        differentiable=("flows[0]", "flows[1]", "target"),
+        nonfinite=("flows[0]", "flows[1]", "target"),
+        step=1e-6,
+        bench=({"N": 8, "H": 28, "W": 14},),
+        bad=(
+            _BAD_REDUCTION,
+            (change(alpha=(0.5,)), "alpha: expected a number for each of the 2 in flows, at least one, got 1"),
+            (change(alpha=(0.5, 0.0)), "alpha[1]: expected a finite number above 0, got 0.0"),
+        ),
+        mutants=(
+            ("one pixel in place of the average", _nearest),
+            ("unknown flow counts as 0", _unknown_as_zero),
+            (
+                "weights from fine to coarse",
+                lambda flows, target, mask=None, *, alpha, **options: losses.multiscale_endpoint_error(
+                    flows, target, mask=mask, alpha=alpha[::-1], **options
+                ),
+            ),
+            (
+                "the other scaling of the target",
+                lambda flows, target, mask=None, *, rescale, **options: losses.multiscale_endpoint_error(
+                    flows, target, mask=mask, rescale=not rescale, **options
+                ),
+            ),
+        ),
+    ),
+    Equation(
+        id="losses.multitask",
+        source="AF18 (2), (4)",
+        summary="cross entropy + lambda * end-point error",
+        reference=losses.multitask,
+        dims="NTKHW",
+        inputs=_multitask_inputs,
+        variants=({"lam": 0.25, "reduction": "sum"}, {"lam": 0.25, "reduction": "mean"}),
+        outputs=("loss",),
+        degree=(0,),
+        differentiable=("scores", "flow", "target"),
+        nonfinite=("flow", "target"),
+        step=1e-6,
+        bench=({"N": 8, "T": 16, "K": 101, "H": 56, "W": 56},),
+        bad=(
+            _BAD_REDUCTION,
+            (change(lam=0.0), "lam: expected a finite number above 0, got 0.0"),
+            (change(lam=float("nan")), "lam: expected a finite number above 0, got nan"),
+        ),
+        mutants=(
+            ("the indicator taken literally", _literal_multitask),
+            (
+                "no lambda",
+                lambda scores, label, flow, target, mask=None, *, lam, reduction: losses.multitask(
+                    scores, label, flow, target, mask=mask, lam=1.0, reduction=reduction
+                ),
+            ),
+            (
+                "a mean of both",
+                lambda scores, label, flow, target, mask=None, *, lam, reduction: (
+                    losses.multitask(scores, label, flow, target, mask=mask, lam=lam, reduction=reduction) / (1 + lam)
                 ),
             ),
         ),

@@ -281,3 +281,204 @@ def test_intermediate_supervision_reaches_every_level():
         (alone,) = gradients("cross_entropy", scores[:, level], label)
         np.testing.assert_allclose(got[:, level], alone, rtol=0, atol=1e-15)
         assert np.abs(alone).max() > 0.1
+
+
+# multiscale_endpoint_error
+
+
+def two_levels():
+    """A 2 x 4 target, its 1 x 2 version with errors 0 and 5, and a full-size output that is 1 px off everywhere."""
+    target = np.array([[[1.0, 3, 0, 0], [5, 7, 0, 0]], [[2, 2, 0, 0], [2, 2, 0, 0]]])[None]
+    coarse = np.array([[[2.0, 3]], [[1, 4]]])[None]  # (4, 2)/2 is the left target, (0, 0) the right
+    return [coarse, np.stack([target[:, 0], target[:, 1] + 1], axis=1)], target
+
+
+def test_multiscale_endpoint_error_printed_answer(losses):
+    flows, target = two_levels()
+    assert losses.multiscale_endpoint_error(flows, target, alpha=(2.0, 0.5)) == 2 * 5 + 0.5 * 8
+    assert losses.multiscale_endpoint_error(flows, target, alpha=(2.0, 0.5), reduction="mean") == 2 * 2.5 + 0.5
+    # Not divided, the targets are (4, 2) and (0, 0).
+    got = losses.multiscale_endpoint_error(flows, target, alpha=(2.0, 0.5), rescale=False)
+    assert got == pytest.approx(2 * (5**0.5 + 5) + 4, rel=1e-15)
+    # Without the 7 the left mean is (3, 2); without the right half only the left coarse pixel is left.
+    mask = np.array([[True, True, False, False], [True, False, False, False]])[None, None]
+    assert losses.multiscale_endpoint_error(flows, target, alpha=(2.0, 0.5), mask=mask) == 2 * 0.5 + 0.5 * 3
+    assert losses.multiscale_endpoint_error(flows, target, alpha=(2.0, 0.5), mask=mask, reduction="mean") == 1.5
+
+
+def test_multiscale_endpoint_error_divides_u_by_the_ratio_of_widths_and_v_by_that_of_heights(losses):
+    target = np.full((1, 2, 2, 4), 8.0)
+    assert losses.multiscale_endpoint_error([np.array([2.0, 4]).reshape(1, 2, 1, 1)], target, alpha=[1.0]) == 0
+
+
+@pytest.mark.parametrize("ratio", [1, 2, 4])
+def test_multiscale_endpoint_error_a_zoom_is_the_same_zoom_on_every_grid(losses, ratio):
+    """Flow (0.25 x, -0.5 y) from the map's corner, x = column + 1/2, is that at any resolution."""
+
+    def zoom(H, W):
+        y, x = np.mgrid[:H, :W] + 0.5
+        return np.stack([0.25 * x, -0.5 * y])[None]
+
+    assert losses.multiscale_endpoint_error([zoom(8 // ratio, 4 // ratio)], zoom(8, 4), alpha=[1.0]) == 0
+
+
+@each_reduction
+def test_multiscale_endpoint_error_of_one_full_size_output_is_the_endpoint_error(losses, reduction):
+    flow, target = flows(2, 2, 3, 4)
+    mask = np.random.default_rng(1).random((2, 1, 3, 4)) < 0.5
+    want = 0.25 * losses.endpoint_error(flow, target, mask=mask, reduction=reduction)
+    got = losses.multiscale_endpoint_error([flow], target, alpha=[0.25], mask=mask, reduction=reduction)
+    assert got == pytest.approx(float(want), rel=1e-15)
+
+
+def test_multiscale_endpoint_error_rescale_false_is_flownet_s():
+    """Targets by average pooling in pixels of the full grid, EPE summed and divided by the batch."""
+    torch = pytest.importorskip("torch")
+    ops = importlib.import_module("motionspec.ops.losses")
+    rng = np.random.default_rng(0)
+    target = torch.tensor(rng.normal(size=(2, 2, 8, 12)))
+    outputs = [torch.tensor(rng.normal(size=(2, 2, 8 // k, 12 // k))) for k in (4, 2, 1)]
+    alpha = (0.08, 0.02, 0.005)
+    want = 0.0
+    for output, weight in zip(outputs, alpha, strict=True):
+        scaled = torch.nn.functional.adaptive_avg_pool2d(target, output.shape[2:])
+        want += weight * (output - scaled).norm(2, 1).sum() / 2
+    got = ops.multiscale_endpoint_error(outputs, target, alpha=alpha, rescale=False) / 2
+    assert got.item() == pytest.approx(want.item(), rel=1e-14)
+
+
+@each_reduction
+@pytest.mark.parametrize("value", [np.nan, np.inf, 1e10])
+def test_multiscale_endpoint_error_masked_pixels_are_selected_out(losses, value, reduction):
+    """Also in a coarse output, where no valid pixel is covered."""
+    outputs, target = two_levels()
+    mask = np.ones((1, 1, 2, 4), bool)
+    mask[..., 2:] = mask[..., 1, 1] = False
+    options = {"alpha": (2.0, 0.5), "mask": mask, "reduction": reduction}
+    want = losses.multiscale_endpoint_error(outputs, target, **options)
+    spoiled = [outputs[0].copy(), np.where(mask, outputs[1], value)]
+    spoiled[0][..., 1] = value
+    spoiled_target = np.where(mask, target, value)
+    assert losses.multiscale_endpoint_error(spoiled, spoiled_target, **options) == want
+    if losses.torch:
+        found = []
+        for arrays in ([*outputs, target], [*spoiled, spoiled_target]):
+            leaves = [losses.torch.tensor(a, requires_grad=True) for a in arrays]
+            tensors = options | {"mask": losses.torch.tensor(mask)}
+            loss = losses.module.multiscale_endpoint_error(leaves[:2], leaves[2], **tensors)
+            found.append(losses.torch.autograd.grad(loss, leaves))
+        for clean, dirty in zip(*found, strict=True):
+            np.testing.assert_array_equal(dirty, clean)
+        assert (found[1][0][..., 1] == 0).all()
+        assert (found[1][2].numpy()[~np.broadcast_to(mask, target.shape)] == 0).all()
+
+
+def test_multiscale_endpoint_error_gradient_of_the_target_is_shared_by_the_pixels_of_the_mean():
+    """Three valid pixels make the coarse target (3, 2)/2 = (1.5, 1): a third each, halved, along (-1, 0)."""
+    torch = pytest.importorskip("torch")
+    ops = importlib.import_module("motionspec.ops.losses")
+    flows, target = two_levels()
+    mask = np.array([[True, True, False, False], [True, False, False, False]])[None, None]
+    leaf = torch.tensor(target, requires_grad=True)
+    ops.multiscale_endpoint_error([torch.tensor(flows[0])], leaf, alpha=[1.0], mask=torch.tensor(mask)).backward()
+    np.testing.assert_allclose(leaf.grad[0, 0], -mask[0, 0] / 6, rtol=1e-15)
+    assert (leaf.grad[0, 1] == 0).all()
+
+
+@pytest.mark.parametrize(
+    "change, expected",
+    [
+        ({"flows": np.zeros((1, 2, 1, 2))}, "flows: expected a list or tuple, got {array}"),
+        ({"alpha": 0.5}, "alpha: expected a list or tuple, got float"),
+        ({"flows": [], "alpha": []}, "alpha: expected a number for each of the 0 in flows, at least one, got 0"),
+        ({"alpha": (0.5, -1.0)}, "alpha[1]: expected a finite number above 0, got -1.0"),
+        ({"alpha": (True, 1.0)}, "alpha[0]: expected a finite number above 0, got True"),
+        (
+            {"target": np.zeros((1, 2, 2, 5))},
+            "target: expected sides that are multiples of 1 and 2, those of flows[0], got (1, 2, 2, 5)",
+        ),
+    ],
+)
+def test_multiscale_endpoint_error_bad_input(losses, change, expected):
+    flows, target = two_levels()
+    arguments = {"flows": flows, "target": target, "alpha": (2.0, 0.5)} | change
+    with pytest.raises((TypeError, ValueError)) as error:
+        losses.multiscale_endpoint_error(**arguments)
+    array = "Tensor" if losses.torch else "ndarray"
+    assert str(error.value) == "losses.multiscale_endpoint_error: " + expected.format(array=array)
+
+
+def test_multiscale_endpoint_error_nan_at_a_valid_pixel_is_named():
+    reference = importlib.import_module("motionspec.refimpl.losses")
+    flows, target = two_levels()
+    flows[0][0, 1, 0, 1] = np.nan
+    with pytest.raises(
+        ValueError, match=r"flows\[0\]: expected finite values at valid pixels, got nan at \(0, 1, 0, 1\)"
+    ):
+        reference.multiscale_endpoint_error(flows, target, alpha=(2.0, 0.5))
+
+
+# multitask
+
+
+def test_multitask_printed_answer(losses):
+    """Probability 1/4 and end-point errors 5 + 13: log 4 + 0.5 * 18."""
+    scores, label = np.log([[1.0, 2, 5]]), np.array([1])
+    flow, target = pixels((1, 1), (0, 0)), pixels((4, 5), (-5, 12))
+    assert losses.multitask(scores, label, flow, target, lam=0.5) == pytest.approx(np.log(4) + 9, rel=1e-15)
+    got = losses.multitask(scores, label, flow, target, lam=0.5, reduction="mean")
+    assert got == pytest.approx(np.log(4) + 4.5, rel=1e-15)
+
+
+@each_reduction
+def test_multitask_is_the_sum_of_its_parts(losses, reduction):
+    """AF18 (2), and (4) with outputs at several resolutions."""
+    rng = np.random.default_rng(0)
+    scores, label = rng.normal(size=(2, 5)), np.array([4, 0])
+    flow, target = flows(2, 2, 3, 4, 6)
+    mask = rng.random((2, 1, 3, 4, 6)) < 0.7
+    recognition = losses.cross_entropy(scores, label, reduction=reduction)
+    options = {"mask": mask, "reduction": reduction}
+    want = recognition + 0.3 * losses.endpoint_error(flow, target, **options)
+    got = losses.multitask(scores, label, flow, target, lam=0.3, **options)
+    assert got == pytest.approx(float(want), rel=1e-14)
+
+    outputs, frame = [rng.normal(size=(2, 2, 2, 3)), flow[:, :, 0].copy()], target[:, :, 0].copy()
+    options = {"mask": mask[:, :, 0].copy(), "reduction": reduction, "alpha": (0.5, 2.0)}
+    for rescale in (True, False):
+        estimation = losses.multiscale_endpoint_error(outputs, frame, rescale=rescale, **options)
+        got = losses.multitask(scores, label, outputs, frame, lam=0.3, rescale=rescale, **options)
+        assert got == pytest.approx(float(recognition + 0.3 * estimation), rel=1e-14)
+
+
+def test_multitask_literal_indicator_costs_wrong_answers_nothing(losses):
+    """-1(y = y^) log p(y^) is the cross entropy of a right answer; the worse a wrong one, the more it should cost."""
+
+    def literal(scores, label):
+        return -np.sum((scores.argmax(1) == label) * np.log(softmax(scores).max(1)))
+
+    flow = np.zeros((1, 2, 1, 1))
+    for gap in (0.5, 2.0, 8.0):
+        scores = np.array([[gap, 0.0]])
+        right, wrong = (losses.multitask(scores, np.array([y]), flow, flow, lam=1.0) for y in (0, 1))
+        assert right == pytest.approx(literal(scores, np.array([0])), rel=1e-12)
+        assert literal(scores, np.array([1])) == 0
+        assert wrong == pytest.approx(right + gap, rel=1e-12)
+
+
+def test_multitask_teaches_a_wrong_answer():
+    """The gradient in the scores: -1 + p for the true class where the literal loss has 0."""
+    flow = np.zeros((1, 2, 1, 1))
+    scores = np.array([[2.0, 0]])
+    got, _, _ = gradients("multitask", scores, np.array([1]), flow, flow, lam=1.0)
+    np.testing.assert_allclose(got, softmax(scores) - [[0, 1]], rtol=1e-14)
+
+
+@pytest.mark.parametrize("lam", [0, -1.0, np.inf, None, "1"])
+def test_multitask_needs_lambda(losses, lam):
+    flow = np.zeros((1, 2, 1, 1))
+    with pytest.raises(TypeError, match="lam"):
+        losses.multitask(np.zeros((1, 2)), np.array([1]), flow, flow)
+    with pytest.raises(ValueError) as error:
+        losses.multitask(np.zeros((1, 2)), np.array([1]), flow, flow, lam=lam)
+    assert str(error.value) == f"losses.multitask: lam: expected a finite number above 0, got {lam!r}"
