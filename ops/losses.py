@@ -1,11 +1,12 @@
 """Losses of the classifiers and of the flow. Definitions, conventions and sources: `motionspec.refimpl.losses`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from motionspec.checks import choice, some
+from motionspec.checks import choice, levels, positive, some, whole_ratios
 from motionspec.ops.checks import tensors
 
 
@@ -16,16 +17,36 @@ def flow_pair(
 
     There both become 0, so that neither value nor gradient sees the NaN or 1e10 that stands for unknown.
     """
+    found = _checked(operator, impl, _pair(flow, target), mask, mean)
+    return found["flow"], found["target"], found.get("mask")
+
+
+def _pair(flow: Any, target: Any) -> dict[str, tuple[Any, str]]:
     axes = "N 2 T H W" if getattr(flow, "ndim", 0) == 5 else "N 2 H W"
-    arguments = {"flow": (flow, axes), "target": (target, axes)}
+    return {"flow": (flow, axes), "target": (target, axes)}
+
+
+def _listed(name: str, flows: Sequence[Any], target: Any) -> dict[str, tuple[Any, str]]:
+    listed = {f"{name}[{r}]": (flow, f"N 2 H{r} W{r}") for r, flow in enumerate(flows)}
+    return listed | {"target": (target, "N 2 H W")}
+
+
+def _checked(
+    operator: str, impl: str, arguments: dict[str, tuple[Any, str]], mask: Any, mean: bool
+) -> dict[str, Tensor]:
+    """Check scores and label if given, flows, target and mask if given; flow and target are 0 outside the mask."""
+    first, axes = next(iter(arguments)), arguments["target"][1]
     if mask is not None:
-        arguments["mask"] = (mask, axes.replace("2", "1"))
-    a, b, *given = tensors(operator, impl, boolean=("mask",), **arguments)
+        arguments = arguments | {"mask": (mask, axes.replace("2", "1"))}
+    checked = tensors(operator, impl, boolean=("mask",), integer=("label",), **arguments)
+    found = dict(zip(arguments, checked, strict=True))
     if mean:
-        some(operator, "flow", len(a))
-    if not given:
-        return a, b, None
-    return torch.where(given[0], a, 0.0), torch.where(given[0], b, 0.0), given[0]
+        some(operator, first, len(found["target"]))
+    if mask is not None:
+        for name in ("flow", "target"):  # a list of flows has a coarse mask each, see `_multiscale`
+            if name in found:
+                found[name] = torch.where(found["mask"], found[name], 0.0)
+    return found
 
 
 def distance(difference: Tensor) -> Tensor:
@@ -56,9 +77,102 @@ def endpoint_error(
     Raises TypeError or ValueError for dtypes, devices, shapes, `reduction`, `impl`, or a mean over N = 0 samples.
     """
     choice("losses.endpoint_error", "reduction", reduction, ("sum", "mean"))
-    a, b, valid = flow_pair("losses.endpoint_error", impl, flow, target, mask, mean=reduction == "mean")
-    distances = distance(a - b)
-    return (distances.sum() if reduction == "sum" else average(distances, valid)).to(flow.dtype)
+    pair = flow_pair("losses.endpoint_error", impl, flow, target, mask, mean=reduction == "mean")
+    return _endpoint_error(*pair, reduction).to(flow.dtype)
+
+
+def _endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+    distances = distance(flow - target)
+    return distances.sum() if reduction == "sum" else average(distances, mask)
+
+
+def multiscale_endpoint_error(
+    flows: Sequence[Tensor],
+    target: Tensor,
+    *,
+    alpha: Sequence[float],
+    mask: Tensor | None = None,
+    rescale: bool = True,
+    reduction: str = "sum",
+    impl: str = "auto",
+) -> Tensor:
+    """End-point errors of the outputs at several resolutions, weighted and added (AF18 (3)).
+
+    Shapes: flows[r] (N, 2, H / k, W / l) with whole k, l of its own, target (N, 2, H, W), mask (N, 1, H, W) of bool,
+    alpha one number above 0 per resolution -> (). A coarse pixel's target is the mean over the valid pixels it covers,
+    u divided by l and v by k unless `rescale=False` (FlowNet's habit); one that covers none is left out.
+    Gradients, empty masks and errors: as `endpoint_error`.
+    """
+    operator = "losses.multiscale_endpoint_error"
+    choice(operator, "reduction", reduction, ("sum", "mean"))
+    levels(operator, "flows", flows, alpha)
+    found = _checked(operator, impl, _listed("flows", flows, target), mask, reduction == "mean")
+    return _multiscale(operator, "flows", found, alpha, rescale, reduction).to(target.dtype)
+
+
+def _multiscale(
+    operator: str, name: str, found: dict[str, Tensor], alpha: Sequence[float], rescale: bool, reduction: str
+) -> Tensor:
+    flows = [found[f"{name}[{r}]"] for r in range(len(alpha))]
+    whole_ratios(operator, name, flows, found["target"])
+    errors = []
+    for o, weight in zip(flows, alpha, strict=True):
+        coarse, valid = _area_average(found["target"], found.get("mask"), o.shape[2], o.shape[3], rescale)
+        if valid is not None:
+            o = torch.where(valid, o, 0.0)
+        errors.append(weight * _endpoint_error(o, coarse, valid, reduction))
+    return torch.stack(errors).sum()
+
+
+def _area_average(target: Tensor, mask: Tensor | None, h: int, w: int, rescale: bool) -> tuple[Tensor, Tensor | None]:
+    """The target, 0 outside the mask, on a grid of h x w pixels, and which of these cover a valid pixel."""
+    N, _, H, W = target.shape
+    ky, kx = H // h, W // w
+    blocks = target.reshape(N, 2, h, ky, w, kx)
+    valid = None
+    if mask is None:
+        coarse = blocks.mean((3, 5))
+    else:
+        count = mask.reshape(N, 1, h, ky, w, kx).sum((3, 5))
+        coarse, valid = blocks.sum((3, 5)) / count.clamp(min=1), count > 0
+    if rescale:
+        coarse = torch.stack([coarse[:, 0] / kx, coarse[:, 1] / ky], 1)
+    return coarse, valid
+
+
+def multitask(
+    scores: Tensor,
+    label: Tensor,
+    flow: Tensor | Sequence[Tensor],
+    target: Tensor,
+    *,
+    lam: float,
+    alpha: Sequence[float] | None = None,
+    mask: Tensor | None = None,
+    rescale: bool = True,
+    reduction: str = "sum",
+    impl: str = "auto",
+) -> Tensor:
+    """Cross entropy + lambda * end-point error (AF18 (2); with `alpha` and a list of flows, (4)).
+
+    Shapes: scores (N, K), label (N,) of integers in 0 .. K-1; flow, target, mask as `endpoint_error` or, with `alpha`,
+    as `multiscale_endpoint_error` -> (). `reduction` is that of both losses; lam is a number above 0.
+    Gradients and errors: as the two losses.
+    """
+    operator = "losses.multitask"
+    positive(operator, "lam", lam)
+    choice(operator, "reduction", reduction, ("sum", "mean"))
+    if alpha is not None:
+        levels(operator, "flow", flow, alpha)
+    arguments = {"scores": (scores, "N K"), "label": (label, "N")}
+    arguments |= _pair(flow, target) if alpha is None else _listed("flow", flow, target)
+    found = _checked(operator, impl, arguments, mask, reduction == "mean")
+    recognition = _cross_entropy(operator, found["scores"], found["label"], reduction)
+    if alpha is None:
+        estimation = _endpoint_error(found["flow"], found["target"], found.get("mask"), reduction)
+    else:
+        estimation = _multiscale(operator, "flow", found, alpha, rescale, reduction)
+    return (recognition + lam * estimation).to(scores.dtype)
 
 
 def consensus(scores: Tensor, *, impl: str = "auto") -> Tensor:
