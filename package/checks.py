@@ -69,3 +69,9 @@ def whole_ratios(operator: str, argument: str, flows: Any, target: Any) -> None:
         if H % h or W % w:
             expected = f"sides that are multiples of {h} and {w}, those of {argument}[{r}]"
             raise ValueError(message(operator, "target", expected, tuple(target.shape)))
+
+
+def natural(operator: str, argument: str, value: object) -> None:
+    """Raise ValueError unless `value` is a Python integer of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(message(operator, argument, "an integer of at least 1", repr(value)))

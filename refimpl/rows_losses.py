@@ -24,7 +24,7 @@ def flows(fill: Fill, *shape: int) -> Args:
     }
 
 
-def _clip_flows(fill: Fill, N: int, T: int, H: int, W: int) -> Args:
+def clip_flows(fill: Fill, N: int, T: int, H: int, W: int) -> Args:
     return flows(fill, N, T, H, W)
 
 
@@ -38,10 +38,10 @@ def _multiscale_inputs(fill: Fill, N: int, H: int, W: int) -> Args:
 
 
 def _multitask_inputs(fill: Fill, N: int, T: int, K: int, H: int, W: int) -> Args:
-    return _scores("N", "K")(fill, N=N, K=K) | flows(fill, N, T, H, W)
+    return scores_and_label("N", "K")(fill, N=N, K=K) | flows(fill, N, T, H, W)
 
 
-def _scores(*axes: str) -> Callable[..., Args]:
+def scores_and_label(*axes: str) -> Callable[..., Args]:
     """Scores of these axes, then the true class of each sample."""
 
     def inputs(fill: Fill, **sizes: int) -> Args:
@@ -163,7 +163,7 @@ ROWS = (
         summary="negative log-softmax of the true class",
         reference=losses.cross_entropy,
         dims="NK",
-        inputs=_scores("N", "K"),
+        inputs=scores_and_label("N", "K"),
         variants=_REDUCTION,
         outputs=("loss",),
         degree=(0,),
@@ -196,7 +196,7 @@ ROWS = (
         summary="cross entropy of each level's scores, summed over the levels",
         reference=losses.intermediate_supervision,
         dims="NSK",
-        inputs=_scores("N", "S", "K"),
+        inputs=scores_and_label("N", "S", "K"),
         variants=_REDUCTION,
         outputs=("loss",),
         degree=(0,),
@@ -223,7 +223,7 @@ ROWS = (
         summary="sum (or mean over valid pixels) of the L2 distance of two flows",
         reference=losses.endpoint_error,
         dims="NTHW",
-        inputs=_clip_flows,
+        inputs=clip_flows,
         variants=_REDUCTION,
         outputs=("loss",),
         degree=(0,),
