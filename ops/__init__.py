@@ -11,6 +11,6 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("motionspec.ops needs PyTorch: pip install 'motionspec[torch]'", name="torch") from error
 
-from motionspec.ops import brightness, losses, off, warp
+from motionspec.ops import brightness, losses, metrics, off, warp
 
-__all__ = ["brightness", "losses", "off", "warp"]
+__all__ = ["brightness", "losses", "metrics", "off", "warp"]
