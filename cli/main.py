@@ -16,7 +16,7 @@ from motionspec.cli.cases import DTYPES
 from motionspec.cli.check import Verdict, judge
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.text import report, settings, table
-from motionspec.refimpl.equations import EQUATIONS
+from motionspec.refimpl.equations import EQUATIONS, ONE_VOICE
 from motionspec.refimpl.sources import SOURCES, ids, state
 
 ROOT = Path(refimpl.__file__).resolve().parents[1]  # holds refimpl/, ops/ and, in a checkout, tests/
@@ -152,7 +152,7 @@ def _has_operator(equation: str) -> bool:
 
 def planned() -> dict[str, str]:
     """What the inventory names and nobody has written yet: equation or network, and the first source that names it."""
-    known = {*EQUATIONS, *NETWORKS}
+    known = {*EQUATIONS, *ONE_VOICE, *NETWORKS}
     found: dict[str, str] = {}
     for source in SOURCES:
         if state(source, known) == "planned":

@@ -259,3 +259,90 @@ def test_psnr_of_equal_images_is_infinite(metrics):
 def test_psnr_needs_a_peak(metrics):
     with pytest.raises(TypeError, match="peak"):
         metrics.psnr(np.zeros((1, 1, 2, 2)), np.ones((1, 1, 2, 2)))
+
+
+# mean_average_precision: one implementation
+
+
+def mean_average_precision(detections, truths, **options):
+    reference = importlib.import_module("motionspec.refimpl.metrics")
+    detections = np.array(detections, float).reshape(-1, 7)
+    return float(reference.mean_average_precision(detections, np.array(truths, float), **options))
+
+
+BOX, FAR, FARTHER = (0, 0, 9, 9), (100, 100, 109, 109), (200, 200, 209, 209)
+
+
+def test_map_printed_answer():
+    """Class 1: right, wrong, right of three truths: (1 + 2/3 + 0)/3 = 5/9. Class 2: found. Mean 7/9."""
+    truths = [(0, 1, *BOX), (0, 1, *FAR), (1, 1, *BOX), (1, 2, *BOX)]
+    detections = [(0, 1, 0.9, *BOX), (0, 1, 0.8, *FARTHER), (0, 1, 0.7, *FAR), (1, 2, 0.1, *BOX)]
+    assert mean_average_precision(detections, truths) == pytest.approx((5 / 9 + 1) / 2, rel=1e-15)
+    assert mean_average_precision(detections[::-1], truths) == pytest.approx((5 / 9 + 1) / 2, rel=1e-15)
+
+
+def test_map_precision_is_the_best_at_that_recall_or_above():
+    """Wrong, right, right: precisions 0, 1/2, 2/3; both hits count 2/3."""
+    truths = [(0, 1, *BOX), (0, 1, *FAR)]
+    detections = [(0, 1, 0.9, *FARTHER), (0, 1, 0.8, *BOX), (0, 1, 0.7, *FAR)]
+    assert mean_average_precision(detections, truths) == pytest.approx(2 / 3, rel=1e-15)
+
+
+def test_map_class_and_image_must_match():
+    assert mean_average_precision([(0, 2, 0.9, *BOX)], [(0, 1, *BOX)]) == 0
+    assert mean_average_precision([(1, 1, 0.9, *BOX)], [(0, 1, *BOX)]) == 0
+    # A detection of a class that has no truth anywhere costs nothing.
+    assert mean_average_precision([(0, 1, 0.1, *BOX), (0, 2, 0.9, *BOX)], [(0, 1, *BOX)]) == 1
+    assert mean_average_precision([], [(0, 1, *BOX)]) == 0
+
+
+def test_map_of_a_class_missed_and_one_found():
+    assert mean_average_precision([(0, 1, 0.9, *BOX)], [(0, 1, *BOX), (0, 7, *FAR)]) == 0.5
+
+
+@pytest.mark.parametrize("width, hit", [(20, 1), (21, 0)])
+def test_map_an_overlap_of_half_counts(width, hit):
+    """100 pixels within 10 * width: boxes include both corners."""
+    assert mean_average_precision([(0, 1, 0.9, 0, 0, width - 1, 9)], [(0, 1, *BOX)]) == hit
+
+
+def test_map_a_second_detection_of_one_object_is_false():
+    detections = [(0, 1, 0.9, *BOX), (0, 1, 0.8, *BOX), (0, 1, 0.7, *FAR)]
+    assert mean_average_precision(detections, [(0, 1, *BOX), (0, 1, *FAR)]) == pytest.approx((1 + 2 / 3) / 2, rel=1e-15)
+
+
+def test_map_a_taken_truth_leaves_the_next_one():
+    """Two objects side by side, both detections nearer to the first: VOC would call the second false."""
+    truths = [(0, 1, 0, 0, 9, 9), (0, 1, 3, 0, 12, 9)]
+    detections = [(0, 1, 0.9, 0, 0, 9, 9), (0, 1, 0.8, 1, 0, 10, 9)]
+    assert mean_average_precision(detections, truths) == 1
+
+
+def test_map_tolerance_asks_less_of_small_objects():
+    """A 10 x 10 object: 100/400 = 1/4 is enough with ImageNet's 10 px."""
+    detection = [(0, 1, 0.9, 0, 0, 39, 9)]
+    assert mean_average_precision(detection, [(0, 1, *BOX)]) == 0
+    assert mean_average_precision(detection, [(0, 1, *BOX)], tolerance=10) == 1
+    assert mean_average_precision([(0, 1, 0.9, 0, 0, 40, 9)], [(0, 1, *BOX)], tolerance=10) == 0
+
+
+def test_map_equal_scores_count_in_their_order():
+    lines = [(0, 1, 0.5, *BOX), (0, 1, 0.5, *FAR)]
+    assert mean_average_precision(lines, [(0, 1, *BOX)]) == 1
+    assert mean_average_precision(lines[::-1], [(0, 1, *BOX)]) == 0.5
+
+
+@pytest.mark.parametrize(
+    "options, expected",
+    [
+        ({"iou": 0}, "iou: expected a finite number above 0, got 0"),
+        ({"tolerance": -1}, "tolerance: expected a finite number of at least 0, got -1"),
+        ({"truths": np.zeros((0, 6))}, "truths: expected shape (M, 6) with sides of at least 1, got (0, 6)"),
+        ({"detections": np.zeros((1, 6))}, "detections: expected shape (N, 7) with sides of at least 1, got (1, 6)"),
+    ],
+)
+def test_map_bad_input(options, expected):
+    reference = importlib.import_module("motionspec.refimpl.metrics")
+    with pytest.raises(ValueError) as error:
+        reference.mean_average_precision(**{"detections": np.zeros((1, 7)), "truths": np.zeros((1, 6))} | options)
+    assert str(error.value) == f"metrics.mean_average_precision: {expected}"
