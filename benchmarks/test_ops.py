@@ -14,6 +14,7 @@ from motionspec.cli.cases import SeededFill, convert  # noqa: E402
 from motionspec.cli.check import judge  # noqa: E402
 from motionspec.cli.runner import Runner  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
+from motionspec.refimpl.row import arguments  # noqa: E402
 
 WORK = [
     pytest.param(
@@ -35,23 +36,11 @@ def test_forward(benchmark, row, variant, sizes, device):
     with Runner(timeout=None) as here:
         options = {"variant": variant, "framework": "torch", "dtypes": ["float32"], "device": device, "cases": 10}
         assert all(verdict.ok for verdict in judge(function, row.id, here, **options))
-    generator = torch.Generator().manual_seed(0)
-
-    def fill(name, shape, kind):
-        if kind not in ("value", "nonzero", "flow"):
-            return convert(
-                {name: SeededFill((0,), 1.0, True, "float32")(name, shape, kind)},
-                dtype="float32",
-                framework="torch",
-                device=device,
-            )[name]
-        reach = 4.0 if kind == "flow" else 1.0
-        return (torch.rand(shape, generator=generator) * 2 * reach - reach).to(device)
-
-    args = list(row.inputs(fill, **sizes).values())
+    arrays = row.inputs(SeededFill((0,), 1.0, True, "float32"), **sizes)
+    args = arguments(convert(arrays, dtype="float32", framework="torch", device=device))
 
     def call():
-        function(*args, **variant)
+        function(**args, **variant)
         if device == "cuda":
             torch.cuda.synchronize()
 

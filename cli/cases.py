@@ -46,7 +46,7 @@ def sizes(k: int) -> dict[str, int]:
 def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     """The nearest values that `dtype` can hold, as float64."""
     if dtype == "bfloat16":  # NumPy has none: round float32's upper half, ties to even
-        bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+        bits = np.array(array, np.float32, order="C").view(np.uint32)
         bits = bits + 0x7FFF + ((bits >> 16) & 1)
         return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
     with np.errstate(over="ignore"):
@@ -125,7 +125,7 @@ class SeededFill:
         elif kind == "nonzero":
             margin = 1 / 16 if self.dtype in HALF else 1e-3  # 1/g^2 at g = 1e-3 would leave float16's range
             value = np.copysign(margin + (1 - margin) * np.abs(value), value)
-        return rounded(self.scale * value, self.dtype)
+        return rounded((8 if kind == "logit" else self.scale) * value, self.dtype)
 
 
 def exact_case(equation: str, k: int, *, seed: int = 0, dtype: str = "float64") -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from motionspec.cli.cases import convert
+from motionspec.refimpl.row import arguments
 
 Target = str | Callable[..., Any]
 
@@ -164,7 +165,7 @@ def _captured() -> Iterator[Callable[[], str]]:
 
 def _is_array(value: Any, framework: str) -> bool:
     if framework == "numpy":
-        return isinstance(value, np.ndarray)
+        return isinstance(value, np.ndarray | np.generic)  # np.sum gives a scalar
     return isinstance(value, importlib.import_module("torch").Tensor)
 
 
@@ -197,8 +198,9 @@ def perform(target: Target, request: Request) -> Outcome:
         raise CannotRun(f"no inputs on device {request.device}: {_one_line(error)}") from error
     for name in request.differentiable:
         inputs[name].requires_grad_(True)
-    positional = [value for name, value in inputs.items() if name not in request.keyword]
-    named = {name: value for name, value in inputs.items() if name in request.keyword}
+    given = arguments(inputs)
+    positional = [value for name, value in given.items() if name not in request.keyword]
+    named = {name: value for name, value in given.items() if name in request.keyword}
     outcome = Outcome()
     with _captured() as printed:
         try:

@@ -10,22 +10,40 @@ from motionspec.checks import choice, message, shapes
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def tensors(operator: str, impl: str, /, **arguments: tuple[Any, str]) -> list[Tensor]:
+def tensors(
+    operator: str,
+    impl: str,
+    /,
+    *,
+    boolean: tuple[str, ...] = (),
+    integer: tuple[str, ...] = (),
+    **arguments: tuple[Any, str],
+) -> list[Tensor]:
     """Check tensors against shape patterns (see `motionspec.checks.shapes`) and return them in the type to compute in.
 
-    That is their own dtype, but float32 for the half types: compute there, then `.to(dtype)` rounds once.
-    Raises TypeError unless all are floating-point tensors of one dtype, ValueError for shapes, devices and `impl`.
+    That is their own dtype, but float32 for the half types: compute there, then `.to(dtype)` rounds once. Arguments
+    named in `boolean` or `integer`, not the first, must be of such a type and keep it.
+    Raises TypeError unless the others are floating-point tensors of one dtype, ValueError for shapes, devices, `impl`.
     """
     choice(operator, "impl", impl, ("auto", "torch"))
     first: Tensor | None = None
     for name, (tensor, _) in arguments.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        says = "a bool" if name in boolean else "an integer" if name in integer else "a floating-point"
+        if not isinstance(tensor, Tensor) or _kind(tensor) != says:
             got = f"a tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(message(operator, name, "a floating-point torch tensor", got))
+            raise TypeError(message(operator, name, f"{says} torch tensor", got))
         first = tensor if first is None else first
-        if tensor.dtype != first.dtype:
+        if says == "a floating-point" and tensor.dtype != first.dtype:
             raise TypeError(message(operator, name, f"{first.dtype} like the first argument", tensor.dtype))
         if tensor.device != first.device:
             raise ValueError(message(operator, name, f"device {first.device} like the first argument", tensor.device))
     shapes(operator, **arguments)
     return [tensor.float() if tensor.dtype in _HALF else tensor for tensor, _ in arguments.values()]
+
+
+def _kind(tensor: Tensor) -> str:
+    if tensor.is_floating_point():
+        return "a floating-point"
+    if tensor.is_complex():
+        return "a complex"
+    return "a bool" if tensor.dtype == torch.bool else "an integer"

@@ -66,8 +66,36 @@ def count(operator: str, argument: str, value: object) -> int:
 
 def positive(operator: str, argument: str, value: object) -> float:
     """Raise TypeError or ValueError unless `value` is a finite number above 0; return it."""
-    if not isinstance(value, Real):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(message(operator, argument, "a number", type(value).__name__))
     if not 0 < float(value) < math.inf:
         raise ValueError(message(operator, argument, "a finite number above 0", value))
     return float(value)
+
+
+def some(operator: str, argument: str, N: int) -> None:
+    """Raise ValueError if a mean over the N samples of `argument` is asked for and there is none."""
+    if N == 0:
+        raise ValueError(message(operator, argument, "at least N=1 sample to take the mean of", "N=0"))
+
+
+def levels(operator: str, argument: str, flows: Any, alpha: Any) -> None:
+    """Raise TypeError or ValueError unless `flows` is a list and `alpha` has a number above 0 for each of them."""
+    for name, values in ((argument, flows), ("alpha", alpha)):
+        if not isinstance(values, list | tuple):
+            raise TypeError(message(operator, name, "a list or tuple", type(values).__name__))
+    if len(alpha) != len(flows) or not flows:
+        expected = f"a number for each of the {len(flows)} in {argument}, at least one"
+        raise ValueError(message(operator, "alpha", expected, len(alpha)))
+    for r, weight in enumerate(alpha):
+        positive(operator, f"alpha[{r}]", weight)
+
+
+def whole_ratios(operator: str, argument: str, flows: Any, target: Any) -> None:
+    """Raise ValueError unless the sides of `target` are multiples of those of every flow."""
+    H, W = target.shape[-2:]
+    for r, flow in enumerate(flows):
+        h, w = flow.shape[-2:]
+        if H % h or W % w:
+            expected = f"sides that are multiples of {h} and {w}, those of {argument}[{r}]"
+            raise ValueError(message(operator, "target", expected, tuple(target.shape)))

@@ -9,19 +9,34 @@ from motionspec.checks import message, shapes
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
-def arrays(operator: str, /, *, nonfinite: tuple[str, ...] = (), **arguments: Any) -> list[Array]:
+def arrays(
+    operator: str,
+    /,
+    *,
+    nonfinite: tuple[str, ...] = (),
+    boolean: tuple[str, ...] = (),
+    integer: tuple[str, ...] = (),
+    **arguments: Any,
+) -> list[Array]:
     """Check NumPy arrays against shape patterns (see `motionspec.checks.shapes`) and return them as float64 (exact).
 
-    Raises TypeError unless an argument is a floating-point array, ValueError for shapes, and for values that are NaN or
-    infinite in an argument not named in `nonfinite`: the oracle states no meaning for them.
+    Arguments named in `boolean` or `integer` must be of such a type and keep it. Raises TypeError for another type,
+    ValueError for shapes, and for values that are NaN or infinite in an argument not named in `nonfinite`: the oracle
+    states no meaning for them.
     """
     for name, (array, _) in arguments.items():
-        if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.floating):
+        kind, says = np.floating, "a floating-point"
+        if name in boolean:
+            kind, says = np.bool_, "a bool"
+        elif name in integer:
+            kind, says = np.integer, "an integer"
+        if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, kind):
             got = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise TypeError(message(operator, name, "a floating-point NumPy array", got))
+            raise TypeError(message(operator, name, f"{says} NumPy array", got))
     shapes(operator, **arguments)
     for name, (array, _) in arguments.items():
         if name not in nonfinite and not np.isfinite(array).all():
             first = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
             raise ValueError(message(operator, name, "finite values", f"{array[first]} at {first}"))
-    return [array.astype(np.float64) for array, _ in arguments.values()]
+    kept = (*boolean, *integer)
+    return [array if name in kept else array.astype(np.float64) for name, (array, _) in arguments.items()]

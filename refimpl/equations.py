@@ -5,9 +5,12 @@ from typing import Any
 
 from motionspec.refimpl import (
     detection,
+    metrics,
     rows_brightness,
     rows_costvol,
     rows_detection,
+    rows_losses,
+    rows_metrics,
     rows_off,
     rows_pool3d,
     rows_warp,
@@ -19,7 +22,16 @@ __all__ = ["EQUATIONS", "SINGLE", "Args", "Equation", "Fill"]
 
 EQUATIONS: dict[str, Equation] = {
     row.id: row
-    for stem in (rows_brightness, rows_off, rows_costvol, rows_warp, rows_pool3d, rows_detection)
+    for stem in (
+        rows_brightness,
+        rows_off,
+        rows_costvol,
+        rows_warp,
+        rows_losses,
+        rows_metrics,
+        rows_pool3d,
+        rows_detection,
+    )
     for row in stem.ROWS
 }
 
@@ -34,4 +46,5 @@ SINGLE: dict[str, tuple[str, Callable[..., Any]]] = {
     "detection.anchors": ("OFF20 §6.1", detection.anchors),
     "detection.nms": ("OFF20 §6.1", detection.nms),
     "detection.propose": ("OFF20 §6.1", detection.propose),
+    "metrics.mean_average_precision": ("OFF20 §6.3", metrics.mean_average_precision),
 }

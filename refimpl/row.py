@@ -14,12 +14,16 @@
     kind "boxes"    (..., 4): x1, y1, x2, y2 in pixels within [-3, 15], x2 - x1 and y2 - y1 at least 1/4, because a box
                     inside out is refused
     kind "rois:N"   (..., 5): the number of a sample, 0 .. N-1, then such a box
+    kind "logit"    a score before the softmax, in [-8, 8], whatever the case's scale
     kind "mask"     bool, at least one True
     kind "label:K"  int64 in 0 .. K-1
 
 A fill that means to hit the kinks (on exactly representable values) ignores the distances.
+
+Inputs named `flows[0]`, `flows[1]`, ... are the elements of an argument `flows`, a list of arrays.
 """
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -55,6 +59,9 @@ class Equation:
     nonfinite: tuple[str, ...] = ()  # arguments whose NaN and infinity have a stated meaning
     # dtype: (relative, absolute per unit) where the table of `cli/compare.py` does not fit; the reason stands beside it
     tolerance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    # Of central differences of the reference, per unit of the argument. Kinks are 1e-3 away; for f ~ 1/g at g = 1e-3 it
+    # errs by 1e-8 of f'. A sum over many pixels is large, its rounding asks for more.
+    step: float = 1e-7
 
     @property
     def keyword(self) -> tuple[str, ...]:
@@ -72,6 +79,25 @@ class Equation:
 
         self.inputs(record, **dict.fromkeys(self.dims, 2))
         return scale if kinds[name] in ("value", "nonzero", "distinct") else 1.0
+
+
+def arguments(arrays: Mapping[str, Any]) -> Args:
+    """Arguments by name from inputs by name: `flows[0]`, `flows[1]`, ... become the list `flows`."""
+    found: Args = {}
+    for name, array in arrays.items():
+        stem, *element = name.split("[")
+        found[stem] = [*found.get(stem, []), array] if element else array
+    return found
+
+
+def by_element(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with keywords `flows[0]`, `flows[1]`, ... in place of a list `flows`."""
+
+    @functools.wraps(function)
+    def call(*args: Any, **arrays: Any) -> Any:
+        return function(*args, **arguments(arrays))
+
+    return call
 
 
 def inner(**arrays: np.ndarray) -> np.ndarray:

@@ -11,6 +11,7 @@ import pytest
 
 from motionspec.cli.cases import HALF, apart, boxes, rounded
 from motionspec.refimpl.equations import EQUATIONS, Equation
+from motionspec.refimpl.row import by_element
 
 DIMS = {
     "N": st.integers(1, 2),
@@ -67,7 +68,7 @@ def dims_of(row: Equation) -> dict[str, list[str]]:
 def operator(row: Equation) -> Callable[..., Any]:
     """The torch operator of a row, found by its name."""
     stem, name = row.id.split(".")
-    return getattr(importlib.import_module(f"motionspec.ops.{stem}"), name)
+    return by_element(getattr(importlib.import_module(f"motionspec.ops.{stem}"), name))
 
 
 def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str) -> Callable[..., np.ndarray]:
@@ -114,7 +115,7 @@ def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str)
             value = array(st.floats(1e-3, 1.0) | st.floats(-1.0, -1e-3))
         else:
             value = array(st.floats(-1.0, 1.0, allow_subnormal=False))
-        return rounded(scale * value, dtype)
+        return rounded((8 if kind == "logit" else scale) * value, dtype)
 
     return fill
 

@@ -304,7 +304,7 @@ WRONG = {
     "none": ("wrong type", "NoneType where NumPy arrays are expected"),
     "floats": ("wrong type", "float where NumPy arrays are expected"),
     "scalar": ("wrong type", "float where NumPy arrays are expected"),
-    "numpy_scalar": ("wrong type", "numpy.float64 where NumPy arrays are expected"),
+    "numpy_scalar": ("wrong shape", "F has shape (), expected (1, 1, 1, 1)"),
     "dictionary": ("wrong type", "dict where NumPy arrays are expected"),
     "generator": ("wrong type", "generator where NumPy arrays are expected"),
     "ragged": ("wrong type", "NoneType where NumPy arrays are expected"),

@@ -1,5 +1,6 @@
 """Everything generated from the table: each operator equals its equation, in value and gradient."""
 
+import re
 import warnings
 
 import hypothesis.strategies as st
@@ -197,16 +198,19 @@ def test_bad_shapes_give_the_same_error(row):
         bad = [array[None]]
         if array.ndim:
             bad += [array[0], array[..., :0]]
+        other = []
         if n and array.ndim > 1:  # earlier arguments set the sizes that this one must have, but for dims of its own
             axes = dims_of(row)[name]
-            earlier = {dim for other in list(arrays)[:n] for dims in dims_of(row)[other] for dim in dims}
+            earlier = {dim for known in list(arrays)[:n] for dims in dims_of(row)[known] for dim in dims}
             changed = ((array[..., :-1], -1), (array[..., :-1, :], -2), (array.repeat(2, axis=0), 0))
-            bad += [wrong for wrong, axis in changed if set(axes[axis]) <= earlier]
-        for wrong in map(np.asarray, bad):
+            other = [wrong for wrong, axis in changed if set(axes[axis]) <= earlier]
+        for i, wrong in enumerate(map(np.asarray, bad + other)):
             reference, op = both_errors(row, arrays | {name: wrong}, ValueError)
             assert str(reference) == str(op)
-            assert str(op).startswith(f"{row.id}: ")
-            assert str(op).endswith(f"got {wrong.shape}")
+            blamed = name if i < len(bad) else str(op).split(": ")[1]
+            assert blamed in list(arrays)[n:]
+            assert str(op).startswith(f"{row.id}: {blamed}: expected ")
+            assert str(op).endswith(f"got {(arrays | {name: wrong})[blamed].shape}")
 
 
 @each_row()
@@ -222,11 +226,12 @@ def test_bad_types_name_operator_and_argument(row):
             assert str(op).startswith(f"{row.id}: {name}: expected a")
             assert "NumPy array" in str(reference) and "torch tensor" in str(op)
         variant = dict(row.variants[0])
+        place = re.escape(f"{row.id}: {name}")
         if n and floating:
-            with pytest.raises(TypeError, match=f"{row.id}: {name}: expected torch.float64 like the first argument"):
+            with pytest.raises(TypeError, match=f"{place}: expected torch.float64 like the first argument"):
                 operator(row)(**good | variant | {name: good[name].float()})
         if n:
-            with pytest.raises(ValueError, match=f"{row.id}: {name}: expected device cpu like the first argument"):
+            with pytest.raises(ValueError, match=f"{place}: expected device cpu like the first argument"):
                 operator(row)(**good | variant | {name: good[name].to("meta")})
 
 

@@ -129,6 +129,7 @@ def test_rounding_to_bfloat16_is_torch_s():
     values = np.concatenate([values, ties, -ties, [0.0, -0.0]])
     want = torch.tensor(values).float().bfloat16().double().numpy()
     np.testing.assert_array_equal(rounded(values, "bfloat16"), want)
+    assert rounded(np.array(1 / 3), "bfloat16").shape == ()
 
 
 # -- planted defects, in each row --------------------------------------------------------------------------------------
@@ -142,8 +143,33 @@ def test_the_reference_agrees_with_itself(row, variant):
     assert verdict.error == 0
 
 
-@pytest.mark.parametrize("defect", ["pixel", "nan", "transposed", "broadcast", "half", "shape", "count", "dtype"])
-@each_variant()
+def applies(row, variant, defect):
+    """Rows and columns can be confused where there are some; a decision, unlike a loss, may survive coarser inputs."""
+    if defect in ("transposed", "broadcast"):
+        return as_outputs(row.reference(**exact_case(row.id, 0), **variant))[0].ndim > 1
+    return defect != "half" or bool(row.differentiable)
+
+
+def halved(argument):
+    """Rounded to float16, in a list too; a mask or label as it is."""
+    if isinstance(argument, list):
+        return [halved(a) for a in argument]
+    return argument.astype(np.float16).astype(np.float64) if argument.dtype == np.float64 else argument
+
+
+DEFECTS = ("pixel", "nan", "transposed", "broadcast", "half", "shape", "count", "dtype")
+PLANTED = [
+    (row, dict(variant), defect)
+    for defect in DEFECTS
+    for row in EQUATIONS.values()
+    for variant in row.variants
+    if applies(row, variant, defect)
+]
+
+
+@pytest.mark.parametrize(
+    "row, variant, defect", PLANTED, ids=["-".join([r.id, *map(str, v.values()), d]) for r, v, d in PLANTED]
+)
 def test_planted_defects_are_rejected(row, variant, defect):
     def wrong(*args):
         result = row.reference(*args, **variant)
@@ -161,7 +187,7 @@ def test_planted_defects_are_rejected(row, variant, defect):
         elif defect == "broadcast":  # one row for all
             first = np.broadcast_to(first[..., :1, :], first.shape).copy()
         elif defect == "half":
-            halves = [a.astype(np.float16).astype(np.float64) for a in args]
+            halves = [halved(a) for a in args]
             first = as_outputs(row.reference(*halves, **variant))[0]
         elif defect == "shape":
             first = first[..., None]
