@@ -21,7 +21,8 @@ def shapes(operator: str, **arguments: tuple[Any, str]) -> dict[str, int]:
         words, shape = pattern.split(), tuple(array.shape)
         known = {w: int(w) if w.isdigit() else sizes.get(w) for w in words}
         fits = len(shape) == len(words) and all(
-            (size >= (w != "N")) if known[w] is None else size == known[w] for w, size in zip(words, shape, strict=True)
+            (size >= int(w != "N")) if known[w] is None else size == known[w]
+            for w, size in zip(words, shape, strict=True)
         )
         if not fits:
             bound = ", ".join(f"{w}={sizes[w]}" for w in words if w in sizes)
