@@ -15,8 +15,8 @@ def tensors(
     impl: str,
     /,
     *,
-    boolean: tuple[str, ...] = (),
-    integer: tuple[str, ...] = (),
+    boolean: tuple[Any, ...] = (),
+    integer: tuple[Any, ...] = (),
     **arguments: tuple[Any, str],
 ) -> list[Tensor]:
     """Check tensors against shape patterns (see `motionspec.checks.shapes`) and return them in the type to compute in.

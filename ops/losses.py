@@ -26,7 +26,7 @@ def _pair(flow: Any, target: Any) -> dict[str, tuple[Any, str]]:
     return {"flow": (flow, axes), "target": (target, axes)}
 
 
-def _listed(name: str, flows: Sequence[Any], target: Any) -> dict[str, tuple[Any, str]]:
+def _listed(name: str, flows: Any, target: Any) -> dict[str, tuple[Any, str]]:
     listed = {f"{name}[{r}]": (flow, f"N 2 H{r} W{r}") for r, flow in enumerate(flows)}
     return listed | {"target": (target, "N 2 H W")}
 

@@ -25,14 +25,14 @@ def arrays(
     states no meaning for them.
     """
     for name, (array, _) in arguments.items():
-        kind, says = np.floating, "a floating-point"
+        kind: tuple[Any, str] = (np.floating, "a floating-point")
         if name in boolean:
-            kind, says = np.bool_, "a bool"
+            kind = (np.bool_, "a bool")
         elif name in integer:
-            kind, says = np.integer, "an integer"
-        if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, kind):
+            kind = (np.integer, "an integer")
+        if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, kind[0]):
             got = f"an array of {array.dtype}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise TypeError(message(operator, name, f"{says} NumPy array", got))
+            raise TypeError(message(operator, name, f"{kind[1]} NumPy array", got))
     shapes(operator, **arguments)
     for name, (array, _) in arguments.items():
         if name not in nonfinite and not np.isfinite(array).all():

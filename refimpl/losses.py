@@ -24,7 +24,7 @@ def _pair(flow: Any, target: Any) -> dict[str, tuple[Any, str]]:
     return {"flow": (flow, axes), "target": (target, axes)}
 
 
-def _listed(name: str, flows: Sequence[Any], target: Any) -> dict[str, tuple[Any, str]]:
+def _listed(name: str, flows: Any, target: Any) -> dict[str, tuple[Any, str]]:
     listed = {f"{name}[{r}]": (flow, f"N 2 H{r} W{r}") for r, flow in enumerate(flows)}
     return listed | {"target": (target, "N 2 H W")}
 
@@ -122,15 +122,15 @@ def _multiscale(
     whole_ratios(operator, name, flows, found["target"])
     errors = []
     for r, o in enumerate(flows):
-        coarse, valid = _area_average(found["target"], found["mask"], *o.shape[2:], rescale)
+        coarse, valid = _area_average(found["target"], found["mask"], o.shape[2:], rescale)
         _finite(operator, f"{name}[{r}]", o, valid)
         errors.append(alpha[r] * float(_endpoint_error(o, coarse, valid, reduction)))
     return np.array(math.fsum(errors))
 
 
-def _area_average(target: Array, mask: np.ndarray, h: int, w: int, rescale: bool) -> tuple[Array, np.ndarray]:
+def _area_average(target: Array, mask: np.ndarray, sides: tuple[int, ...], rescale: bool) -> tuple[Array, np.ndarray]:
     """The target on a grid of h x w pixels, and which of these cover a valid pixel."""
-    N, _, H, W = target.shape
+    (h, w), (N, _, H, W) = sides, target.shape
     ky, kx = H // h, W // w
     coarse, valid = np.zeros((N, 2, h, w)), np.zeros((N, 1, h, w), bool)
     for n, j, i in np.ndindex(N, h, w):

@@ -76,7 +76,7 @@ def _per_sample(
     samples = zip(flow, target, masks, strict=True)
     each = [losses.endpoint_error(f[None], t[None], mask=m, reduction="sum") for f, t, m in samples]
     counts = [1 if reduction == "sum" else flow[0, 0].size if m is None else max(m.sum(), 1) for m in masks]
-    return np.mean([e / c for e, c in zip(each, counts, strict=True)])
+    return np.array(np.mean([e / c for e, c in zip(each, counts, strict=True)]))
 
 
 def _softmax(scores: np.ndarray) -> np.ndarray:

@@ -298,6 +298,8 @@ def test_compiles_for_any_size(name):
         "costvol.displacement_map",
         "pool3d.gradual",
         "detection.ps_roi_pool",
+        "losses.multiscale_endpoint_error",
+        "losses.multitask",
     ],
 )
 def test_compiled_kernels(name):

@@ -392,7 +392,7 @@ def test_multiscale_endpoint_error_gradient_of_the_target_is_shared_by_the_pixel
         ({"alpha": 0.5}, "alpha: expected a list or tuple, got float"),
         ({"flows": [], "alpha": []}, "alpha: expected a number for each of the 0 in flows, at least one, got 0"),
         ({"alpha": (0.5, -1.0)}, "alpha[1]: expected a finite number above 0, got -1.0"),
-        ({"alpha": (True, 1.0)}, "alpha[0]: expected a finite number above 0, got True"),
+        ({"alpha": (True, 1.0)}, "alpha[0]: expected a number, got bool"),
         (
             {"target": np.zeros((1, 2, 2, 5))},
             "target: expected sides that are multiples of 1 and 2, those of flows[0], got (1, 2, 2, 5)",
@@ -479,6 +479,8 @@ def test_multitask_needs_lambda(losses, lam):
     flow = np.zeros((1, 2, 1, 1))
     with pytest.raises(TypeError, match="lam"):
         losses.multitask(np.zeros((1, 2)), np.array([1]), flow, flow)
-    with pytest.raises(ValueError) as error:
+    with pytest.raises((TypeError, ValueError)) as error:
         losses.multitask(np.zeros((1, 2)), np.array([1]), flow, flow, lam=lam)
-    assert str(error.value) == f"losses.multitask: lam: expected a finite number above 0, got {lam!r}"
+    number = isinstance(lam, int | float)
+    expected = f"a finite number above 0, got {lam}" if number else f"a number, got {type(lam).__name__}"
+    assert str(error.value) == f"losses.multitask: lam: expected {expected}"
