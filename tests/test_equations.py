@@ -271,6 +271,22 @@ def test_compiles_without_graph_breaks(row, variant):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("name", ["warp.bilinear", "losses.multiscale_endpoint_error", "metrics.mean_class_accuracy"])
+def test_compiles_once_for_all_sizes(name):
+    """The checks of shapes hold for symbolic sizes too."""
+    torch.compiler.reset()
+    row, sizes = EQUATIONS[name], set()
+    function, variant = operator(row), dict(row.variants[0])
+    compiled = torch.compile(
+        lambda **args: function(**args, **variant), fullgraph=True, dynamic=True, backend="aot_eager"
+    )
+    for k in (SMALL, SMOOTH, 9):
+        arrays = exact_case(name, k)
+        sizes.add(next(iter(arrays.values())).shape)
+        assert_agrees(row, compiled(**tensors(arrays)), as_outputs(row.reference(**arrays, **variant)), "float64")
+    assert len(sizes) == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
