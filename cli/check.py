@@ -251,9 +251,10 @@ class Judge:
             want = directional(self.row, self.variant, arrays, name, direction, weights, step(self.row, name, scale(k)))
             along = gradient[index] if index is not None else gradient * direction
             got = float(np.sum(along))
-            # Along a random direction the roundings of many elements add up like a random walk.
-            count = float(np.abs(direction).sum()) ** 0.5
-            tolerance = absolute * count + relative * max(abs(want), float(np.abs(along).max()) * count)
+            tolerance = absolute + relative * abs(want)
+            if index is None:  # the roundings of many elements add up like a random walk: four standard deviations
+                walk = absolute * np.linalg.norm(direction) + relative * np.linalg.norm(along)
+                tolerance += 4 / 3**0.5 * float(walk)  # of a rounding that is uniform within its bound
             error = abs(got - want) if np.isfinite(got) else np.inf
             verdict.fold(error, tolerance)
             if not error <= tolerance and verdict.ok:

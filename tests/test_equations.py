@@ -276,16 +276,22 @@ def test_compiles_without_graph_breaks(row, variant):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["warp.difference", "off.clip_features", "detection.ps_roi_pool"])
-def test_compiles_for_any_size(name):
-    """Sizes are symbols while tracing: what checks them, which all operators share, must bear it."""
+@pytest.mark.parametrize(
+    "name", ["warp.difference", "off.clip_features", "detection.ps_roi_pool", "losses.multiscale_endpoint_error"]
+)
+def test_compiles_once_for_all_sizes(name):
+    """The checks of shapes hold for symbolic sizes too."""
     torch.compiler.reset()
-    row = EQUATIONS[name]
+    row, sizes = EQUATIONS[name], set()
     function, variant = operator(row), dict(row.variants[0])
-    compiled = torch.compile(lambda **args: function(**args, **variant), fullgraph=True, backend="eager", dynamic=True)
-    for k in (SMOOTH, SMOOTH + 1):
-        arrays = exact_case(row.id, k)
+    compiled = torch.compile(
+        lambda **args: function(**args, **variant), fullgraph=True, dynamic=True, backend="aot_eager"
+    )
+    for k in (SMALL, SMOOTH, 9):
+        arrays = exact_case(name, k)
+        sizes.add(next(iter(arrays.values())).shape)
         assert_agrees(row, compiled(**tensors(arrays)), as_outputs(row.reference(**arrays, **variant)), "float64")
+    assert len(sizes) == 3
 
 
 @pytest.mark.slow
