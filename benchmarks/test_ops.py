@@ -15,7 +15,9 @@ from motionspec.cli.runner import Runner  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
 WORK = [
-    pytest.param(row, dict(variant), dict(sizes), id="-".join([row.id, *variant.values(), *map(str, sizes.values())]))
+    pytest.param(
+        row, dict(variant), dict(sizes), id="-".join([row.id, *map(str, [*variant.values(), *sizes.values()])])
+    )
     for row in EQUATIONS.values()
     for variant in row.variants
     for sizes in row.bench
@@ -35,13 +37,13 @@ def test_forward(benchmark, row, variant, sizes, device):
     generator = torch.Generator().manual_seed(0)
 
     def fill(name, shape, kind):
-        reach = 4.0 if kind == "flow" else 1.0
-        return (torch.rand(shape, generator=generator) * 2 * reach - reach).to(device)
+        low, high = {"flow": (-4.0, 4.0), "grey": (0.0, 255.0), "parameter": (0.1, 0.6)}.get(kind, (-1.0, 1.0))
+        return (torch.rand(shape, generator=generator) * (high - low) + low).to(device)
 
-    args = list(row.inputs(fill, **sizes).values())
+    args = row.inputs(fill, **sizes)
 
     def call():
-        function(*args, **variant)
+        function(**args, **variant)
         if device == "cuda":
             torch.cuda.synchronize()
 

@@ -47,9 +47,17 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "bfloat16":  # NumPy has none: round float32's upper half, ties to even
         bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
         bits = bits + 0x7FFF + ((bits >> 16) & 1)
-        return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+        return np.asarray((bits & 0xFFFF0000).astype(np.uint32).view(np.float32), np.float64)
     with np.errstate(over="ignore"):
-        return array.astype(dtype).astype(np.float64)
+        return np.asarray(array.astype(dtype), np.float64)
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """Values in [-1, 1], of each sample only one at -1 and one at 1, the others 1/4 away from them."""
+    flat = 0.75 * values.reshape(len(values), -1)
+    for sample in flat:
+        sample[np.argmin(sample)], sample[np.argmax(sample)] = -1, 1
+    return flat.reshape(values.shape)
 
 
 class SeededFill:
@@ -91,10 +99,12 @@ class SeededFill:
         value = 2 * self._uniform(shape) - 1
         if not self.smooth:
             value = np.round(4 * value) / 4
+        elif kind == "spread":
+            value = spread(value)
         elif kind == "nonzero":
             margin = 1 / 16 if self.dtype in HALF else 1e-3  # 1/g^2 at g = 1e-3 would leave float16's range
             value = np.copysign(margin + (1 - margin) * np.abs(value), value)
-        return rounded(self.scale * value, self.dtype)
+        return rounded(value if kind == "unit" else self.scale * value, self.dtype)
 
 
 def exact_case(equation: str, k: int, *, seed: int = 0, dtype: str = "float64") -> dict[str, np.ndarray]:

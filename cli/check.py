@@ -296,7 +296,8 @@ def variants_to_judge(
     Raises CannotRun for a variant that the equation does not have.
     """
     row = EQUATIONS[equation]
-    fitting = [dict(v) for v in row.variants if all(k in v and v[k] == chosen[k] for k in chosen)]
+    # As text: the command line knows no other type.
+    fitting = [dict(v) for v in row.variants if all(k in v and str(v[k]) == str(chosen[k]) for k in chosen)]
     if not fitting:
         known = "; ".join(", ".join(f"{k}={v}" for k, v in variant.items()) for variant in row.variants)
         asked = ", ".join(f"{k}={v}" for k, v in chosen.items())

@@ -25,13 +25,11 @@ GRADIENT_TOLERANCE = {
     "float16": (2**-11 + 1e-5, 1e-5),
 }
 _HALF_SUBNORMAL = {"float16": 2.0**-25, "bfloat16": 2.0**-134}
-# Of central differences, per unit of the argument. Kinks are 1e-3 away; for f ~ 1/g at g = 1e-3 it errs by 1e-8 of f'.
-_STEP = 1e-7
 
 
 def step(row: Equation, name: str, scale: float) -> float:
     """Of the central difference for argument `name` when values are of magnitude `scale`."""
-    return _STEP * row.unit(name, scale)
+    return row.step * row.unit(name, scale)
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,9 @@ def as_outputs(result: Any) -> list[Any]:
 def cotangents(row: Equation, wants: Sequence[np.ndarray], key: tuple[int, ...], dtype: str) -> list[np.ndarray | None]:
     """Output cotangents that `dtype` can hold, reproducible from `key`; None for an output without derivative."""
     fill = SeededFill((*key, 1), 1.0, True, dtype)
-    return [None if w.dtype != np.float64 else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)]
+    return [
+        None if w.dtype != np.float64 else fill(n, w.shape, "value") for n, w in zip(row.outputs, wants, strict=True)
+    ]
 
 
 def directional(

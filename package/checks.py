@@ -1,5 +1,6 @@
 """One message form for bad input, the same from `refimpl` and `ops`: `operator: argument: expected ..., got ...`."""
 
+import math
 from typing import Any
 
 
@@ -34,3 +35,21 @@ def choice(operator: str, argument: str, value: object, allowed: tuple[str, ...]
     """Raise ValueError unless `value` is one of the words `allowed`."""
     if value not in allowed:
         raise ValueError(message(operator, argument, "one of " + ", ".join(map(repr, allowed)), repr(value)))
+
+
+def positive(operator: str, argument: str, value: object) -> None:
+    """Raise ValueError unless `value` is a finite Python number above 0."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(message(operator, argument, "a finite number above 0", repr(value)))
+
+
+def count(operator: str, argument: str, value: object) -> None:
+    """Raise ValueError unless `value` is a Python integer of at least 0."""
+    if type(value) is not int or value < 0:
+        raise ValueError(message(operator, argument, "an integer of at least 0", repr(value)))
+
+
+def single(operator: str, argument: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless an array of that shape has exactly one element."""
+    if math.prod(shape) != 1:
+        raise ValueError(message(operator, argument, "one element", shape))

@@ -5,6 +5,8 @@
     kind "value"    any real number of the case's scale
     kind "nonzero"  the same, at least 1e-3 scales away from 0, because there is a kink
     kind "flow"     pixels, at least 1e-3 away from an integer, because there is a kink
+    kind "unit"     any real number in [-1, 1], whatever the case's scale
+    kind "spread"   as "value", but the smallest and the largest of a sample stand alone, because there is a kink
     kind "grey"     a grey level in [0, 255], whatever the case's scale
     kind "parameter"  a positive number in [0.1, 0.6], whatever the case's scale
     kind "mask"     bool, at least one True
@@ -48,6 +50,9 @@ class Equation:
     nonfinite: tuple[str, ...] = ()  # arguments whose NaN and infinity have a stated meaning
     # dtype: (relative, absolute per unit) where the table of `cli/compare.py` does not fit; the reason stands beside it
     tolerance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    # Of central differences of the reference, per unit of the argument. Kinks are 1e-3 away; for f ~ 1/g at g = 1e-3 it
+    # errs by 1e-8 of f'. A sum over many pixels is large, its rounding asks for more.
+    step: float = 1e-7
 
     @property
     def keyword(self) -> tuple[str, ...]:
@@ -64,7 +69,7 @@ class Equation:
             return np.zeros(shape)
 
         self.inputs(record, **dict.fromkeys(self.dims, 2))
-        return scale if kinds[name] in ("value", "nonzero") else 1.0
+        return scale if kinds[name] in ("value", "nonzero", "spread") else 1.0
 
 
 def inner(**arrays: np.ndarray) -> np.ndarray:

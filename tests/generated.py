@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from motionspec.cli.cases import HALF, rounded
+from motionspec.cli.cases import HALF, rounded, spread
 from motionspec.refimpl.equations import EQUATIONS, Equation
 
 DIMS = {
@@ -79,17 +79,21 @@ def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str)
         if kind.startswith("label:"):
             return draw(hnp.arrays(np.int64, shape, elements=st.integers(0, int(kind[6:]) - 1)))
         if kind == "grey":
-            grey = st.floats(0.0, 255.0, allow_subnormal=False) if smooth else st.integers(0, 255).map(float)
+            # Differences, like the numbers of kind "unit", are 0 or well away from it: |x| has a kink there.
+            grey = st.integers(0, 255 * 16).map(lambda k: k / 16) if smooth else st.integers(0, 255).map(float)
             return rounded(array(grey), dtype)
         if kind == "parameter":
             return rounded(array(st.floats(0.1, 0.6)), dtype)
         if not smooth:
             value = array(st.integers(-4, 4).map(lambda k: k / 4))
+        elif kind == "unit":
+            value = array(st.integers(-64, 64).map(lambda k: k / 64))
         elif kind == "nonzero":
             value = array(st.floats(1e-3, 1.0) | st.floats(-1.0, -1e-3))
         else:
             value = array(st.floats(-1.0, 1.0, allow_subnormal=False))
-        return rounded(scale * value, dtype)
+            value = spread(value) if kind == "spread" else value
+        return rounded(value if kind == "unit" else scale * value, dtype)
 
     return fill
 

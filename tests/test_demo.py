@@ -17,7 +17,9 @@ from motionspec.flow import write_flo, write_kitti  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
 H, W = 36, 41
-RUNS = sum(len(row.variants) for row in EQUATIONS.values())
+# The steps of an iteration take what a pair of frames does not bring.
+SHOWN = [row for row in EQUATIONS.values() if not row.id.startswith("tvl1.") or row.id == "tvl1.normalise"]
+RUNS = sum(len(row.variants) for row in SHOWN)
 
 
 def texture(shift=0):
@@ -107,14 +109,14 @@ def test_report_is_one_complete_file(pair, tmp_path, capsys):
     assert "http" not in text
     assert len(page.sources) >= 6 + 2 * RUNS  # the scene's, then at least output and error map of each
     assert text.count('class="agrees"') == RUNS
-    assert all(f"<code>{name}</code>" in text for name in EQUATIONS)
+    assert all(f"<code>{row.id}</code>" in text for row in SHOWN)
     assert "estimated by OpenCV" in text and "not by motionspec" in text
 
 
 def test_table_lists_every_operator_and_variant(pair, tmp_path, capsys):
     paths, _ = pair
     _, out, _ = run(capsys, *paths, "-o", tmp_path / "out")
-    for row in EQUATIONS.values():
+    for row in SHOWN:
         assert len(re.findall(rf"^{re.escape(row.id)} .* agrees ", out, re.M)) == len(row.variants)
 
 

@@ -191,9 +191,10 @@ def test_bad_input_gives_the_row_s_error(row, number):
 def test_bad_shapes_give_the_same_error(row):
     arrays = exact_case(row.id, SMOOTH)
     for n, (name, array) in enumerate(arrays.items()):
-        bad = [array[None]]
         if array.ndim:
-            bad += [array[0], array[..., :0]]
+            bad = [array[None], array[0], array[..., :0]]
+        else:  # a number: one element in any number of axes will do
+            bad = [array.repeat(2), array.repeat(0)]
         if n and array.ndim > 1:  # the first argument sets the sizes that the others must have
             bad += [array[..., :-1], array[..., :-1, :], array.repeat(2, axis=0)]
         for wrong in map(np.asarray, bad):
@@ -209,7 +210,8 @@ def test_bad_types_name_operator_and_argument(row):
     good = tensors(arrays)
     for n, (name, array) in enumerate(arrays.items()):
         floating = np.issubdtype(array.dtype, np.floating)
-        others = [array.astype(np.int64 if floating else np.float64), array.tolist()]
+        # A number need not be in an array.
+        others = [array.astype(np.int64 if floating else np.float64), array.tolist() if array.ndim else "0.25"]
         for wrong in others if name in row.keyword else [*others, None]:
             reference, op = both_errors(row, arrays | {name: wrong}, TypeError)
             assert str(reference).startswith(f"{row.id}: {name}: expected a")
@@ -265,7 +267,7 @@ def test_compiles_without_graph_breaks(row, variant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["warp.difference", "off.clip_features", "brightness.normal_flow"])
+@pytest.mark.parametrize("name", ["warp.difference", "off.clip_features", "brightness.normal_flow", "tvl1.dual_step"])
 def test_compiled_kernels(name):
     """The real compiler on CPU, whose backward of some gathers is wrong with two threads or more."""
     threads = torch.get_num_threads()

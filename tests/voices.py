@@ -2,6 +2,7 @@
 
 import importlib
 
+import numpy as np
 import pytest
 
 
@@ -18,10 +19,16 @@ class Voice:
             return function
 
         def call(*arrays, **options):
-            out = function(*map(self.torch.tensor, arrays), **options)
+            out = function(*map(self.tensors, arrays), **{k: self.tensors(v) for k, v in options.items()})
             return out.numpy() if isinstance(out, self.torch.Tensor) else tuple(o.numpy() for o in out)
 
         return call
+
+    def tensors(self, value):
+        """A tensor of an array, a list of them of a list; anything else as it is."""
+        if isinstance(value, list):
+            return [self.tensors(v) for v in value]
+        return self.torch.tensor(value) if isinstance(value, np.ndarray) else value
 
 
 def both(stem):
