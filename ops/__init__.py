@@ -11,6 +11,6 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("motionspec.ops needs PyTorch: pip install 'motionspec[torch]'", name="torch") from error
 
-from motionspec.ops import brightness, off, warp
+from motionspec.ops import brightness, off, tvl1, warp
 
-__all__ = ["brightness", "off", "warp"]
+__all__ = ["brightness", "off", "tvl1", "warp"]

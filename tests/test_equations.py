@@ -267,7 +267,7 @@ def test_compiles_without_graph_breaks(row, variant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["warp.difference", "off.clip_features", "brightness.normal_flow", "tvl1.dual_step"])
+@pytest.mark.parametrize("name", ["warp.difference", "off.clip_features", "brightness.normal_flow", "tvl1.primal_step"])
 def test_compiled_kernels(name):
     """The real compiler on CPU, whose backward of some gathers is wrong with two threads or more."""
     threads = torch.get_num_threads()
