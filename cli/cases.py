@@ -48,9 +48,17 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
     if dtype == "bfloat16":  # NumPy has none: round float32's upper half, ties to even
         bits = np.array(array, np.float32, order="C").view(np.uint32)
         bits = bits + 0x7FFF + ((bits >> 16) & 1)
-        return (bits & 0xFFFF0000).astype(np.uint32).view(np.float32).astype(np.float64)
+        return np.asarray((bits & 0xFFFF0000).astype(np.uint32).view(np.float32), np.float64)
     with np.errstate(over="ignore"):
-        return array.astype(dtype).astype(np.float64)
+        return np.asarray(array.astype(dtype), np.float64)
+
+
+def spread(values: np.ndarray) -> np.ndarray:
+    """Values in [-1, 1], of each sample only one at -1 and one at 1, the others 1/4 away from them."""
+    flat = 0.75 * values.reshape(len(values), -1)
+    for sample in flat:
+        sample[np.argmin(sample)], sample[np.argmax(sample)] = -1, 1
+    return flat.reshape(values.shape)
 
 
 def apart(values: np.ndarray, axes: int) -> np.ndarray:
@@ -120,6 +128,8 @@ class SeededFill:
             return rounded(value if self.smooth else np.round(4 * value) / 4, self.dtype)
         if not self.smooth:
             value = np.round(4 * value) / 4
+        elif kind == "spread":
+            value = spread(value)
         elif kind == "distinct":
             value = apart(value, 3)
         elif kind == "nonzero":

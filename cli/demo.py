@@ -218,6 +218,11 @@ class Inputs:
         self.warped = {"warp.motion": first}  # moves the first frame along the flow; all others sample the second
         self.second = second
 
+    def feeds(self, row: Equation) -> bool:
+        """Whether a pair of frames with its flow has all that the row's arguments stand for."""
+        names = row.inputs(lambda name, shape, kind: np.zeros(shape), **dict.fromkeys(row.dims, 2))
+        return all(name == "x" or name in self.known for name in names)
+
     def of(self, row: Equation) -> dict[str, np.ndarray]:
         """The arguments of a row, as float64 arrays that hold float32 values."""
 
@@ -418,6 +423,7 @@ def demo(inputs: Sequence[str], flow: str | None, output: str, pairs: int, devic
         height, width = min(H, CROP), min(W, CROP)
         top, left = (H - height) // 2, (W - width) // 2
         whole, crop = Inputs(scene, 0, 0, H, W), Inputs(scene, top, left, height, width)
+        jobs = [(row, dict(variant)) for row in EQUATIONS.values() if whole.feeds(row) for variant in row.variants]
         results = []
         for done, (row, variant) in enumerate(jobs, 1):
             progress(f"{row.id} {settings(variant)}", n * len(jobs) + done, len(found) * len(jobs))

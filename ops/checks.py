@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from motionspec.checks import choice, message, shapes
+from motionspec.checks import choice, message, positive, shapes, single
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -47,3 +47,25 @@ def _kind(tensor: Tensor) -> str:
     if tensor.is_complex():
         return "a complex"
     return "a bool" if tensor.dtype == torch.bool else "an integer"
+
+
+def number(operator: str, argument: str, value: Any, first: Tensor) -> Any:
+    """Check a number above 0, and return it in the type to compute in: a Python number, or a 0-d tensor.
+
+    Of a tensor only type, device and size are checked, against `first`, the first argument. Raises TypeError for
+    another type, ValueError for more or fewer elements, another device, or a Python number that is not finite or <= 0.
+    """
+    if isinstance(value, Tensor) and value.is_floating_point():
+        single(operator, argument, tuple(value.shape))
+        if value.dtype != first.dtype:
+            raise TypeError(message(operator, argument, f"{first.dtype} like the first argument", value.dtype))
+        if value.device != first.device:
+            raise ValueError(
+                message(operator, argument, f"device {first.device} like the first argument", value.device)
+            )
+        return (value.float() if value.dtype in _HALF else value).reshape(())
+    if not isinstance(value, int | float):
+        got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(message(operator, argument, "a number or a floating-point torch tensor", got))
+    positive(operator, argument, value)
+    return value

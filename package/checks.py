@@ -55,12 +55,12 @@ def odd_window(operator: str, argument: str, shape: tuple[int, ...]) -> tuple[in
     return P // 2, Q // 2
 
 
-def count(operator: str, argument: str, value: object) -> int:
-    """Raise TypeError or ValueError unless `value` is a whole number of at least 1; return it."""
-    if not isinstance(value, Integral):
+def count(operator: str, argument: str, value: object, least: int = 1) -> int:
+    """Raise TypeError or ValueError unless `value` is a whole number of at least `least`; return it."""
+    if not isinstance(value, Integral) or isinstance(value, bool):
         raise TypeError(message(operator, argument, "an integer", type(value).__name__))
-    if int(value) < 1:
-        raise ValueError(message(operator, argument, "at least 1", value))
+    if int(value) < least:
+        raise ValueError(message(operator, argument, f"at least {least}", value))
     return int(value)
 
 
@@ -99,3 +99,9 @@ def whole_ratios(operator: str, argument: str, flows: Any, target: Any) -> None:
         if H % h or W % w:
             expected = f"sides that are multiples of {h} and {w}, those of {argument}[{r}]"
             raise ValueError(message(operator, "target", expected, tuple(target.shape)))
+
+
+def single(operator: str, argument: str, shape: tuple[int, ...]) -> None:
+    """Raise ValueError unless an array of that shape has exactly one element."""
+    if math.prod(shape) != 1:
+        raise ValueError(message(operator, argument, "one element", shape))

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from motionspec.checks import message, shapes
+from motionspec.checks import message, positive, shapes, single
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -40,3 +40,21 @@ def arrays(
             raise ValueError(message(operator, name, "finite values", f"{array[first]} at {first}"))
     kept = (*boolean, *integer)
     return [array if name in kept else array.astype(np.float64) for name, (array, _) in arguments.items()]
+
+
+def number(operator: str, argument: str, value: Any) -> float:
+    """Check a Python number or a floating-point array of one element that is above 0, and return it as a float.
+
+    Raises TypeError for another type, ValueError unless it has one element that is finite and above 0.
+    """
+    if isinstance(value, np.ndarray) and np.issubdtype(value.dtype, np.floating):
+        single(operator, argument, value.shape)
+        if not np.isfinite(value).all():
+            first = (0,) * value.ndim
+            raise ValueError(message(operator, argument, "finite values", f"{value[first]} at {first}"))
+        value = float(value.reshape(()))
+    elif not isinstance(value, int | float):
+        got = f"an array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__
+        raise TypeError(message(operator, argument, "a number or a floating-point NumPy array", got))
+    positive(operator, argument, value)
+    return float(value)

@@ -13,6 +13,7 @@ from motionspec.refimpl import (
     rows_metrics,
     rows_off,
     rows_pool3d,
+    rows_tvl1,
     rows_warp,
     sampling,
 )
@@ -25,6 +26,7 @@ EQUATIONS: dict[str, Equation] = {
     for stem in (
         rows_brightness,
         rows_off,
+        rows_tvl1,
         rows_costvol,
         rows_warp,
         rows_losses,

@@ -6,6 +6,7 @@
     kind "nonzero"  the same, at least 1e-3 scales away from 0, because there is a kink
     kind "distinct" as value, those of one clip (the last three axes) at least 1e-3 scales apart, for the same reason
     kind "flow"     pixels, at least 1e-3 away from an integer, because there is a kink
+    kind "spread"   as "value", but the smallest and the largest of a sample stand alone, because there is a kink
     kind "grey"     a grey level in [0, 255], whatever the case's scale
     kind "parameter"  a positive number in [0.1, 0.6], whatever the case's scale
     kind "score"    in [-1, 1], whatever the case's scale; those of one window (the last two axes) at least 1e-2 apart,
@@ -78,7 +79,7 @@ class Equation:
             return np.zeros(shape)
 
         self.inputs(record, **dict.fromkeys(self.dims, 2))
-        return scale if kinds[name] in ("value", "nonzero", "distinct") else 1.0
+        return scale if kinds[name] in ("value", "nonzero", "distinct", "spread") else 1.0
 
 
 def arguments(arrays: Mapping[str, Any]) -> Args:

@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from motionspec.cli.cases import HALF, apart, boxes, rounded
+from motionspec.cli.cases import HALF, apart, boxes, rounded, spread
 from motionspec.refimpl.equations import EQUATIONS, Equation
 from motionspec.refimpl.row import by_element
 
@@ -97,10 +97,11 @@ def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str)
             values[..., :-4] = np.floor(values[..., :-4] * int(kind[5:] or 0))
             return rounded(boxes(values, smooth), dtype)
         if kind == "unit":
-            unit = st.floats(-1.0, 1.0, allow_subnormal=False) if smooth else st.integers(-4, 4).map(lambda k: k / 4)
+            # Differences are 0 or well away from it: |x| has a kink there.
+            unit = st.integers(-64, 64).map(lambda k: k / 64) if smooth else st.integers(-4, 4).map(lambda k: k / 4)
             return rounded(array(unit), dtype)
         if kind == "grey":
-            grey = st.floats(0.0, 255.0, allow_subnormal=False) if smooth else st.integers(0, 255).map(float)
+            grey = st.integers(0, 255 * 16).map(lambda k: k / 16) if smooth else st.integers(0, 255).map(float)
             return rounded(array(grey), dtype)
         if kind == "parameter":
             return rounded(array(st.floats(0.1, 0.6)), dtype)
@@ -115,6 +116,7 @@ def drawn_fill(draw: Callable[..., Any], scale: float, smooth: bool, dtype: str)
             value = array(st.floats(1e-3, 1.0) | st.floats(-1.0, -1e-3))
         else:
             value = array(st.floats(-1.0, 1.0, allow_subnormal=False))
+            value = spread(value) if kind == "spread" else value
         return rounded((8 if kind == "logit" else scale) * value, dtype)
 
     return fill

@@ -195,9 +195,10 @@ def test_bad_input_gives_the_row_s_error(row, number):
 def test_bad_shapes_give_the_same_error(row):
     arrays = exact_case(row.id, SMOOTH)
     for n, (name, array) in enumerate(arrays.items()):
-        bad = [array[None]]
         if array.ndim:
-            bad += [array[0], array[..., :0]]
+            bad = [array[None], array[0], array[..., :0]]
+        else:  # a number: one element in any number of axes will do
+            bad = [array.repeat(2), array.repeat(0)]
         other = []
         if n and array.ndim > 1:  # earlier arguments set the sizes that this one must have, but for dims of its own
             axes = dims_of(row)[name]
@@ -219,7 +220,8 @@ def test_bad_types_name_operator_and_argument(row):
     good = tensors(arrays)
     for n, (name, array) in enumerate(arrays.items()):
         floating = np.issubdtype(array.dtype, np.floating)
-        others = [array.astype(np.int64 if floating else np.float64), array.tolist()]
+        # A number need not be in an array.
+        others = [array.astype(np.int64 if floating else np.float64), array.tolist() if array.ndim else "0.25"]
         for wrong in others if name in row.keyword else [*others, None]:
             reference, op = both_errors(row, arrays | {name: wrong}, TypeError)
             assert str(reference).startswith(f"{row.id}: {name}: expected a")
@@ -306,6 +308,7 @@ def test_compiles_once_for_all_sizes(name):
         "detection.ps_roi_pool",
         "losses.multiscale_endpoint_error",
         "losses.multitask",
+        "tvl1.primal_step",
     ],
 )
 def test_compiled_kernels(name):

@@ -1,0 +1,387 @@
+"""TV-L1 flow and the representation flow layer (RF19 §3). Definitions and sources: `motionspec.refimpl.tvl1`.
+
+Every channel has its own flow. The steps take its two components apart, `ux` and `uy`, as maps (N, C, H, W); a dual
+field belongs to one component and has two parts, `px` and `py`.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from motionspec.checks import choice, count, message
+from motionspec.ops.checks import number, tensors
+
+Number = float | Tensor
+Kernel = Tensor | tuple[tuple[float, ...], ...]  # 3 x 3, for true convolution
+Kernels = Tensor | tuple[Kernel, Kernel]  # for x and y
+
+
+def _pair(kernel: tuple[tuple[float, ...], ...]) -> tuple[Kernel, Kernel]:
+    """A kernel for x and its transpose for y."""
+    return kernel, tuple(zip(*kernel, strict=True))
+
+
+_SOBEL = _pair(((1, 0, -1), (2, 0, -2), (1, 0, -1)))
+_SOBEL_UNIT = _pair(((0.125, 0, -0.125), (0.25, 0, -0.25), (0.125, 0, -0.125)))
+_CENTRAL = _pair(((0, 0, 0), (0.5, 0, -0.5), (0, 0, 0)))
+_IMAGE = {"paper": _SOBEL, "sobel_unit": _SOBEL_UNIT, "central": _CENTRAL}
+_BACKWARD = (-1.0, 1.0)
+# scheme: image gradient, flow gradient, border of the divergence
+_SCHEMES = {
+    "classic": ("sobel_unit", "forward", "adjoint"),
+    "paper": ("paper", "paper", "paper"),
+    "released": ("released", "forward", "adjoint"),
+}
+_EPSILON = 1e-12  # of the released code
+
+
+def image_gradient(
+    f: Tensor, kernel: str = "paper", *, weights: Tensor | None = None, impl: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Derivatives of the later frame (RF19 (8)): as printed with gain 8, or `sobel_unit`, `central` with gain 1.
+
+    Shapes: f (N, C, H, W) -> gx, gy (N, C, H, W), y down. `weights` (2, 3, 3) replace the two kernels; they are for
+    true convolution, like (8). Outside the map: zeros for `paper`, else the border repeated.
+    Raises TypeError or ValueError for dtypes, devices, shapes, `kernel` or `impl`.
+    """
+    choice("tvl1.image_gradient", "kernel", kernel, tuple(_IMAGE))
+    [a], w = _checked("tvl1.image_gradient", impl, {"f": f}, weights=(weights, "2 3 3"))
+    gx, gy = _image_gradient(a, a, kernel, w["weights"])
+    return gx.to(f.dtype), gy.to(f.dtype)
+
+
+def released_gradient(
+    f1: Tensor, f2: Tensor, *, weights: Tensor | None = None, impl: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """The released layer's derivatives: central differences of f2 inside, of f1 in the border lines.
+
+    Shapes: f1, f2 (N, C, H, W) -> gx, gy (N, C, H, W), y down. `weights` as in `image_gradient`, for the inside.
+    Raises TypeError or ValueError for dtypes, devices, shapes or `impl`.
+    """
+    [a, b], w = _checked("tvl1.released_gradient", impl, {"f1": f1, "f2": f2}, weights=(weights, "2 3 3"))
+    gx, gy = _image_gradient(a, b, "released", w["weights"])
+    return gx.to(f1.dtype), gy.to(f1.dtype)
+
+
+def data_constant(
+    f1: Tensor, f2: Tensor, gx: Tensor, gy: Tensor, ux: Tensor, uy: Tensor, *, impl: str = "auto"
+) -> Tensor:
+    """`rho_c = F2 - grad F2 . u0 - F1`, the part of the residual that the iteration does not change (RF19 (1)).
+
+    Shapes: f1, f2, gx, gy and the start ux, uy (N, C, H, W) -> (N, C, H, W).
+    Raises TypeError or ValueError for dtypes, devices, shapes or `impl`.
+    """
+    maps = {"f1": f1, "f2": f2, "gx": gx, "gy": gy, "ux": ux, "uy": uy}
+    [a, b, c, d, e, f], _ = _checked("tvl1.data_constant", impl, maps)
+    return (b - c * e - d * f - a).to(f1.dtype)
+
+
+def data_residual(rho_c: Tensor, gx: Tensor, gy: Tensor, ux: Tensor, uy: Tensor, *, impl: str = "auto") -> Tensor:
+    """`rho = rho_c + grad F2 . u`, what the flow leaves unexplained, to first order (RF19 (2)).
+
+    Shapes: rho_c, gx, gy, ux, uy (N, C, H, W) -> (N, C, H, W).
+    Raises TypeError or ValueError for dtypes, devices, shapes or `impl`.
+    """
+    maps = {"rho_c": rho_c, "gx": gx, "gy": gy, "ux": ux, "uy": uy}
+    [a, b, c, d, e], _ = _checked("tvl1.data_residual", impl, maps)
+    return (a + b * d + c * e).to(rho_c.dtype)
+
+
+def threshold_step(
+    ux: Tensor,
+    uy: Tensor,
+    rho: Tensor,
+    gx: Tensor,
+    gy: Tensor,
+    *,
+    lam: Number = 0.15,
+    theta: Number = 0.3,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """The flow that lowers `|u - v|^2 / (2 theta) + lambda |rho(v)|` (RF19 (3)).
+
+    Closed form of the three cases: v = u - c g, c = rho / |g|^2 clipped to +-lambda theta; c = 0 where g = rho = 0.
+    The derivatives there: dv/dg = -c I, dv/drho = 0; where lambda theta |g|^2 underflows too.
+    Shapes: ux, uy, rho, gx, gy (N, C, H, W) -> vx, vy (N, C, H, W). lam, theta: a number or a tensor of one, above 0.
+    Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers or `impl`.
+    """
+    maps = {"ux": ux, "uy": uy, "rho": rho, "gx": gx, "gy": gy}
+    [a, b, r, c, d], _ = _checked("tvl1.threshold_step", impl, maps)
+    lt = number("tvl1.threshold_step", "lam", lam, ux) * number("tvl1.threshold_step", "theta", theta, ux)
+    k, length = _threshold(r, _norm(c, d), lt)
+    return (a - k * (c / length)).to(ux.dtype), (b - k * (d / length)).to(ux.dtype)
+
+
+def divergence(
+    px: Tensor,
+    py: Tensor,
+    border: str = "paper",
+    *,
+    wx: Tensor | None = None,
+    wy: Tensor | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """`d[i] = w[0] p[i-1] + w[1] p[i]`, along x plus along y; p before the first line is 0 (RF19 (6), (9)).
+
+    Shapes: px, py (N, C, H, W), wx, wy (2,), initially [-1, 1] -> (N, C, H, W). With `border="adjoint"` px on the last
+    column and py on the last row count as 0 too.
+    Raises TypeError or ValueError for dtypes, devices, shapes, `border` or `impl`.
+    """
+    choice("tvl1.divergence", "border", border, ("paper", "adjoint"))
+    [a, b], w = _checked("tvl1.divergence", impl, {"px": px, "py": py}, wx=(wx, "2"), wy=(wy, "2"))
+    return _divergence(a, b, border, **w).to(px.dtype)
+
+
+def primal_step(
+    v: Tensor,
+    px: Tensor,
+    py: Tensor,
+    border: str = "paper",
+    *,
+    theta: Number = 0.3,
+    wx: Tensor | None = None,
+    wy: Tensor | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """`u = v + theta div p`, for one component of the flow (RF19 (4)).
+
+    Shapes: v, px, py (N, C, H, W) -> (N, C, H, W). theta: a number or a tensor of one, above 0. wx, wy, `border`: as
+    `divergence`.
+    Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers, `border` or `impl`.
+    """
+    choice("tvl1.primal_step", "border", border, ("paper", "adjoint"))
+    maps = {"v": v, "px": px, "py": py}
+    [a, b, c], w = _checked("tvl1.primal_step", impl, maps, wx=(wx, "2"), wy=(wy, "2"))
+    return (a + number("tvl1.primal_step", "theta", theta, v) * _divergence(b, c, border, **w)).to(v.dtype)
+
+
+def flow_gradient(
+    u: Tensor, kernel: str = "paper", *, weights: Tensor | None = None, impl: str = "auto"
+) -> tuple[Tensor, Tensor]:
+    """Both derivatives of one component of the flow (RF19 (10)): as printed with gain 8, or the forward difference.
+
+    Shapes: u (N, C, H, W) -> dx, dy (N, C, H, W). `weights` (2, 3, 3) as in `image_gradient`. `forward`: dx on the last
+    column and dy on the last row are 0.
+    Raises TypeError or ValueError for dtypes, devices, shapes, `kernel` or `impl`.
+    """
+    choice("tvl1.flow_gradient", "kernel", kernel, ("paper", "forward"))
+    [a], w = _checked("tvl1.flow_gradient", impl, {"u": u}, weights=(weights, "2 3 3"))
+    dx, dy = _flow_gradient(a, kernel, w["weights"])
+    return dx.to(u.dtype), dy.to(u.dtype)
+
+
+def dual_step(
+    px: Tensor,
+    py: Tensor,
+    dx: Tensor,
+    dy: Tensor,
+    *,
+    tau: Number = 0.25,
+    theta: Number = 0.3,
+    impl: str = "auto",
+) -> tuple[Tensor, Tensor]:
+    """`p = (p + tau/theta d) / (1 + tau/theta |d|)`, d = grad u, for one component of the flow (RF19 (5)).
+
+    Shapes: px, py, dx, dy (N, C, H, W) -> px, py (N, C, H, W). tau, theta: a number or a tensor of one, above 0.
+    At d = 0 the derivative of |d| is 0.
+    Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers or `impl`.
+    """
+    [a, b, c, d], _ = _checked("tvl1.dual_step", impl, {"px": px, "py": py, "dx": dx, "dy": dy})
+    r = number("tvl1.dual_step", "tau", tau, px) / number("tvl1.dual_step", "theta", theta, px)
+    qx, qy = _dual(a, b, c, d, _norm(c, d), r)
+    return qx.to(px.dtype), qy.to(px.dtype)
+
+
+def energy(
+    u: Tensor, f1: Tensor, f2: Tensor, lam: Number = 0.15, scheme: str = "classic", *, impl: str = "auto"
+) -> Tensor:
+    """`sum |grad ux| + |grad uy| + lambda |rho(u)|` of each channel's flow (RF19 (7)).
+
+    Shapes: u (N, 2C, H, W), f1, f2 (N, C, H, W) -> (N, C). lam: a number or a tensor of one, above 0. `scheme` chooses
+    the gradients, as in `representation_flow`. Where grad u = 0 or rho = 0 the derivative of the norm is 0.
+    Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers, `scheme` or `impl`.
+    """
+    choice("tvl1.energy", "scheme", scheme, tuple(_SCHEMES))
+    maps = {"u": (u, "N D H W"), "f1": (f1, "N C H W"), "f2": (f2, "N C H W")}
+    flow, a, b = tensors("tvl1.energy", impl, **maps)
+    C = f1.shape[1]
+    if u.shape[1] != 2 * C:
+        raise ValueError(message("tvl1.energy", "u", f"2C={2 * C} channels for C={C} of f1", u.shape[1]))
+    weight = number("tvl1.energy", "lam", lam, u)
+    image, gradient, _ = _SCHEMES[scheme]
+    gx, gy = _image_gradient(a, b, image)
+    ux, uy = flow.split(C, 1)
+    smooth = _norm(*_flow_gradient(flow, gradient)).sum((2, 3))
+    return (smooth[:, :C] + smooth[:, C:] + weight * (b - a + gx * ux + gy * uy).abs().sum((2, 3))).to(u.dtype)
+
+
+def normalise(clip: Tensor, *, impl: str = "auto") -> Tensor:
+    """Each clip stretched to [0, 255] by its smallest and largest value (RF19 §3.2); 0 where it is constant.
+
+    Shapes: clip (N, C, T, H, W) -> (N, C, T, H, W). A pair of frames is a clip of T = 2. The rest of the batch does not
+    matter. Ties share the derivative evenly.
+    Raises TypeError or ValueError for dtypes, shapes or `impl`.
+    """
+    (a,) = tensors("tvl1.normalise", impl, clip=(clip, "N C T H W"))
+    low, high = a.amin((1, 2, 3, 4), keepdim=True), a.amax((1, 2, 3, 4), keepdim=True)
+    constant = high == low
+    stretched = (a - low) / torch.where(constant, 1.0, high - low) * 255
+    return torch.where(constant, 0.0, stretched).to(clip.dtype)
+
+
+def representation_flow(
+    f1: Tensor,
+    f2: Tensor,
+    *,
+    n_iter: int = 10,
+    tau: Number = 0.25,
+    lam: Number = 0.15,
+    theta: Number = 0.3,
+    scheme: str = "classic",
+    wx: Tensor | None = None,
+    wy: Tensor | None = None,
+    image_kernel: Tensor | None = None,
+    flow_kernel: Tensor | None = None,
+    impl: str = "auto",
+) -> Tensor:
+    """The flow of every channel from f1 to f2, by `n_iter` iterations of TV-L1 on one scale (RF19 Alg. 1).
+
+    The default tau, lam and theta expect values in [0, 255] (see `normalise`): on [0, 1] the flow is near 0.
+
+    Shapes: f1, f2 (N, C, H, W) -> (N, 2C, H, W): all x, then all y components, in pixels, F1(p) = F2(p + flow(p)).
+    tau, lam, theta: a number or a tensor of one, above 0. wx, wy (2,) as in `divergence`; image_kernel, flow_kernel
+    (2, 3, 3) as `weights` of `image_gradient` and `flow_gradient`. n_iter = 0 gives zeros.
+    `scheme="classic"`: unit gain, forward differences and their adjoint; `"paper"`: (8)-(10) as printed, which divides
+    the flow by 8 and oscillates; `"released"`: the released code, with its border lines and epsilons.
+    Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers, `scheme` or `impl`.
+    """
+    name = "tvl1.representation_flow"
+    choice(name, "scheme", scheme, tuple(_SCHEMES))
+    count(name, "n_iter", n_iter, least=0)
+    kernels = {"wx": (wx, "2"), "wy": (wy, "2"), "image_kernel": (image_kernel, "2 3 3")}
+    [a, b], w = _checked(name, impl, {"f1": f1, "f2": f2}, **kernels, flow_kernel=(flow_kernel, "2 3 3"))
+    t, la, th = number(name, "tau", tau, f1), number(name, "lam", lam, f1), number(name, "theta", theta, f1)
+    r, lt = t / th, la * th
+    image, gradient, border = _SCHEMES[scheme]
+    released = scheme == "released"
+    gx, gy = _image_gradient(a, b, image, w["image_kernel"])
+    g, rho_c = torch.stack([gx, gy], 1), b - a  # flow and gradient (N, 2, C, H, W): component, channel
+    length = _norm(gx, gy)
+    u = torch.zeros_like(g)
+    px = py = u
+    for _ in range(n_iter):
+        # (5) of the iteration before; at the start u = p = 0 and it leaves p = 0.
+        dx, dy = _flow_gradient(u, gradient, w["flow_kernel"])
+        norm = torch.sqrt(dx * dx + dy * dy + _EPSILON) if released else _norm(dx, dy)
+        px, py = _dual(px, py, dx, dy, norm, r)
+        rho = rho_c + gx * u[:, 0] + gy * u[:, 1]
+        if released:
+            step = torch.clamp(rho / (gx * gx + gy * gy + _EPSILON), -lt, lt)[:, None] * g
+        else:
+            c, divisor = _threshold(rho, length, lt)
+            step = c[:, None] * (g / divisor[:, None])
+        u = u - step + th * _divergence(px, py, border, w["wx"], w["wy"])
+    return u.flatten(1, 2).to(f1.dtype)
+
+
+def _checked(
+    operator: str, impl: str, maps: dict[str, Tensor], **optional: tuple[Tensor | None, str]
+) -> tuple[list[Tensor], dict[str, Tensor | None]]:
+    """Maps (N, C, H, W), and optional arrays by name, in the type to compute in."""
+    given = {name: pair for name, pair in optional.items() if pair[0] is not None}
+    found = tensors(operator, impl, **{name: (a, "N C H W") for name, a in maps.items()}, **given)
+    return found[: len(maps)], dict.fromkeys(optional) | dict(zip(given, found[len(maps) :], strict=True))
+
+
+# All of these work along the last two axes, whatever stands before them.
+
+# Opposite taps are neighbours: where the map is flat an odd kernel gives exactly 0, of which much depends.
+_TAPS = ((0, 0), (2, 2), (0, 1), (2, 1), (0, 2), (2, 0), (1, 0), (1, 2), (1, 1))
+
+
+def _convolve(padded: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor]:
+    """True convolution with two kernels of a map that is padded by 1. Shifted slices: a convolution may run in TF32."""
+    H, W = padded.shape[-2] - 2, padded.shape[-1] - 2
+
+    def one(kernel: Kernel) -> Tensor:
+        taps = [
+            kernel[j][i] * padded[..., 2 - j : 2 - j + H, 2 - i : 2 - i + W]
+            for j, i in _TAPS
+            if isinstance(kernel, Tensor) or kernel[j][i] != 0
+        ]
+        return sum(taps[1:], taps[0])
+
+    return one(kernels[0]), one(kernels[1])
+
+
+def _zeros_around(a: Tensor) -> Tensor:
+    return F.pad(a, (1, 1, 1, 1))
+
+
+def _border_repeated(a: Tensor) -> Tensor:
+    """Not F.pad(mode="replicate"), whose backward is not deterministic on CUDA."""
+    a = torch.cat([a[..., :1], a, a[..., -1:]], -1)
+    return torch.cat([a[..., :1, :], a, a[..., -1:, :]], -2)
+
+
+def _image_gradient(f1: Tensor, f2: Tensor, kernel: str, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    kernels = weights if weights is not None else _CENTRAL if kernel == "released" else _IMAGE[kernel]
+    if kernel != "released":
+        return _convolve(_zeros_around(f2) if kernel == "paper" else _border_repeated(f2), kernels)
+    gx, gy = _convolve(_zeros_around(f2), kernels)
+    return _border_from(f1, gx, -1), _border_from(f1, gy, -2)
+
+
+def _border_from(f: Tensor, g: Tensor, dim: int) -> Tensor:
+    """The derivative g along `dim`, in the first and last line replaced by half the one-sided difference of f."""
+    n = f.shape[dim]
+    first = (f.narrow(dim, min(1, n - 1), 1) - f.narrow(dim, 0, 1)) / 2
+    last = (f.narrow(dim, n - 1, 1) - f.narrow(dim, max(n - 2, 0), 1)) / 2
+    return torch.cat([first, g.narrow(dim, 1, max(n - 2, 0)), last][: 3 if n > 1 else 2], dim)
+
+
+def _flow_gradient(u: Tensor, kernel: str, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    if kernel == "paper":
+        return _convolve(_zeros_around(u), _SOBEL if weights is None else weights)
+    if weights is None:
+        dx, dy = u[..., 1:] - u[..., :-1], u[..., 1:, :] - u[..., :-1, :]
+    else:
+        dx, dy = _convolve(_border_repeated(u), weights)
+        dx, dy = dx[..., :-1], dy[..., :-1, :]
+    return F.pad(dx, (0, 1)), F.pad(dy, (0, 0, 0, 1))
+
+
+def _divergence(px: Tensor, py: Tensor, border: str, wx: Tensor | None, wy: Tensor | None) -> Tensor:
+    ax, bx = _BACKWARD if wx is None else wx.unbind()
+    ay, by = _BACKWARD if wy is None else wy.unbind()
+    qx, qy = px[..., :-1], py[..., :-1, :]
+    before = F.pad(ax * qx, (1, 0)) + F.pad(ay * qy, (0, 0, 1, 0))
+    if border == "adjoint":
+        return before + F.pad(bx * qx, (0, 1)) + F.pad(by * qy, (0, 0, 0, 1))
+    return before + bx * px + by * py
+
+
+def _norm(x: Tensor, y: Tensor) -> Tensor:
+    """sqrt(x^2 + y^2) without under- or overflow of the squares; at 0 the derivative is 0."""
+    zero = (x == 0) & (y == 0)
+    return torch.where(zero, 0.0, torch.hypot(torch.where(zero, 1.0, x), y))
+
+
+def _threshold(rho: Tensor, length: Tensor, lt: Any) -> tuple[Tensor, Tensor]:
+    """c and a divisor such that the threshold step is v = u - c g / divisor, for |g| = length, lt = lambda theta.
+
+    Where |rho| > lt |g|^2: sign(rho) lt and 1. Otherwise rho / |g| and |g|: dividing twice keeps the square, which may
+    underflow, out of values and derivatives. Where it does underflow and rho = 0: 0 and 1.
+    """
+    limit = lt * length * length
+    clipped = rho.abs() > limit
+    divisor = torch.where(clipped | (limit == 0), 1.0, length)
+    return torch.where(clipped, rho.sign() * lt, rho / divisor), divisor
+
+
+def _dual(px: Tensor, py: Tensor, dx: Tensor, dy: Tensor, norm: Tensor, r: Any) -> tuple[Tensor, Tensor]:
+    """The dual step with r = tau / theta."""
+    scale = 1 + r * norm
+    return (px + r * dx) / scale, (py + r * dy) / scale
