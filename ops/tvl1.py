@@ -4,11 +4,13 @@ Every channel has its own flow. The steps take its two components apart, `ux` an
 field belongs to one component and has two parts, `px` and `py`.
 """
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from motionspec.checks import choice, count, message
 from motionspec.ops.checks import number, tensors
@@ -244,6 +246,7 @@ def representation_flow(
     wy: Tensor | None = None,
     image_kernel: Tensor | None = None,
     flow_kernel: Tensor | None = None,
+    memory: str = "all",
     impl: str = "auto",
 ) -> Tensor:
     """The flow of every channel from f1 to f2, by `n_iter` iterations of TV-L1 on one scale (RF19 Alg. 1).
@@ -255,10 +258,12 @@ def representation_flow(
     (2, 3, 3) as `weights` of `image_gradient` and `flow_gradient`. n_iter = 0 gives zeros.
     `scheme="classic"`: unit gain, forward differences and their adjoint; `"paper"`: (8)-(10) as printed, which divides
     the flow by 8 and oscillates; `"released"`: the released code, with its border lines and epsilons.
-    Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers, `scheme` or `impl`.
+    `memory="all"` keeps all iterations for backward; `"sqrt"` keeps about sqrt(n_iter) and computes the others again.
+    Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers, `scheme`, `memory` or `impl`.
     """
     name = "tvl1.representation_flow"
     choice(name, "scheme", scheme, tuple(_SCHEMES))
+    choice(name, "memory", memory, ("all", "sqrt"))
     count(name, "n_iter", n_iter, least=0)
     kernels = {"wx": (wx, "2"), "wy": (wy, "2"), "image_kernel": (image_kernel, "2 3 3")}
     [a, b], w = _checked(name, impl, {"f1": f1, "f2": f2}, **kernels, flow_kernel=(flow_kernel, "2 3 3"))
@@ -270,19 +275,31 @@ def representation_flow(
     g, rho_c = torch.stack([gx, gy], 1), b - a  # flow and gradient (N, 2, C, H, W): component, channel
     length = _norm(gx, gy)
     u = torch.zeros_like(g)
-    px = py = u
-    for _ in range(n_iter):
-        # (5) of the iteration before; at the start u = p = 0 and it leaves p = 0.
-        dx, dy = _flow_gradient(u, gradient, w["flow_kernel"])
-        norm = torch.sqrt(dx * dx + dy * dy + _EPSILON) if released else _norm(dx, dy)
-        px, py = _dual(px, py, dx, dy, norm, r)
-        rho = rho_c + gx * u[:, 0] + gy * u[:, 1]
-        if released:
-            step = torch.clamp(rho / (gx * gx + gy * gy + _EPSILON), -lt, lt)[:, None] * g
-        else:
-            c, divisor = _threshold(rho, length, lt)
-            step = c[:, None] * (g / divisor[:, None])
-        u = u - step + th * _divergence(px, py, border, w["wx"], w["wy"])
+
+    def iterate(times: int, u: Tensor, px: Tensor, py: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        for _ in range(times):
+            # (5) of the iteration before; at the start u = p = 0 and it leaves p = 0.
+            dx, dy = _flow_gradient(u, gradient, w["flow_kernel"])
+            norm = torch.sqrt(dx * dx + dy * dy + _EPSILON) if released else _norm(dx, dy)
+            px, py = _dual(px, py, dx, dy, norm, r)
+            rho = rho_c + gx * u[:, 0] + gy * u[:, 1]
+            if released:
+                step = torch.clamp(rho / (gx * gx + gy * gy + _EPSILON), -lt, lt)[:, None] * g
+            else:
+                c, divisor = _threshold(rho, length, lt)
+                step = c[:, None] * (g / divisor[:, None])
+            u = u - step + th * _divergence(px, py, border, w["wx"], w["wy"])
+        return u, px, py
+
+    if memory == "all":
+        u, _, _ = iterate(n_iter, u, u, u)
+    else:
+        state, stride = (u, u, u), math.isqrt(max(n_iter - 1, 0)) + 1
+        for done in range(0, n_iter, stride):
+            # Nothing here is random; to save the state of the generator would synchronise with the device.
+            times = min(stride, n_iter - done)
+            state = checkpoint(iterate, times, *state, use_reentrant=False, preserve_rng_state=False)
+        u = state[0]
     return u.flatten(1, 2).to(f1.dtype)
 
 

@@ -40,6 +40,12 @@ def _convolve(f: Array, kernels: Array, border: str) -> tuple[Array, Array]:
     return gx, gy
 
 
+def _maps(operator: str, /, **maps: Array) -> list[Array]:
+    """Check maps of one shape (N, C, H, W)."""
+    patterns: dict[str, Any] = {name: (a, "N C H W") for name, a in maps.items()}
+    return arrays(operator, **patterns)
+
+
 def _given(operator: str, default: Array, /, **argument: tuple[Any, str]) -> Array:
     """An optional array: the default where it is None."""
     ((array, _),) = argument.values()
@@ -104,8 +110,7 @@ def data_constant(f1: Array, f2: Array, gx: Array, gy: Array, ux: Array, uy: Arr
     Deviations: none.
     Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
-    maps: dict[str, Any] = {"f1": f1, "f2": f2, "gx": gx, "gy": gy, "ux": ux, "uy": uy}
-    f1, f2, gx, gy, ux, uy = arrays("tvl1.data_constant", **{name: (a, "N C H W") for name, a in maps.items()})
+    f1, f2, gx, gy, ux, uy = _maps("tvl1.data_constant", f1=f1, f2=f2, gx=gx, gy=gy, ux=ux, uy=uy)
     return f2 - gx * ux - gy * uy - f1
 
 
@@ -119,8 +124,7 @@ def data_residual(rho_c: Array, gx: Array, gy: Array, ux: Array, uy: Array) -> A
     Deviations: the released code adds 1e-12, which changes nothing that float32 can hold beside a feature.
     Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
-    maps: dict[str, Any] = {"rho_c": rho_c, "gx": gx, "gy": gy, "ux": ux, "uy": uy}
-    rho_c, gx, gy, ux, uy = arrays("tvl1.data_residual", **{name: (a, "N C H W") for name, a in maps.items()})
+    rho_c, gx, gy, ux, uy = _maps("tvl1.data_residual", rho_c=rho_c, gx=gx, gy=gy, ux=ux, uy=uy)
     return rho_c + gx * ux + gy * uy
 
 
@@ -141,8 +145,7 @@ def threshold_step(
         by |g|^2 + 1e-12 and leaves v = u where |g|^2 is below that: see `representation_flow`.
     Raises: TypeError or ValueError for dtypes, shapes, `lam`, `theta`, or values that are not finite.
     """
-    maps: dict[str, Any] = {"ux": ux, "uy": uy, "rho": rho, "gx": gx, "gy": gy}
-    ux, uy, rho, gx, gy = arrays("tvl1.threshold_step", **{name: (a, "N C H W") for name, a in maps.items()})
+    ux, uy, rho, gx, gy = _maps("tvl1.threshold_step", ux=ux, uy=uy, rho=rho, gx=gx, gy=gy)
     lt = number("tvl1.threshold_step", "lam", lam) * number("tvl1.threshold_step", "theta", theta)
     length = np.hypot(gx, gy)  # hypot: no underflow of the squares
     limit = lt * length * length
@@ -248,8 +251,7 @@ def dual_step(px: Array, py: Array, dx: Array, dy: Array, *, tau: Any = 0.25, th
     Deviations: the released code has sqrt(|d|^2 + 1e-12): see `representation_flow`.
     Raises: TypeError or ValueError for dtypes, shapes, `tau`, `theta`, or values that are not finite.
     """
-    maps: dict[str, Any] = {"px": px, "py": py, "dx": dx, "dy": dy}
-    px, py, dx, dy = arrays("tvl1.dual_step", **{name: (a, "N C H W") for name, a in maps.items()})
+    px, py, dx, dy = _maps("tvl1.dual_step", px=px, py=py, dx=dx, dy=dy)
     r = number("tvl1.dual_step", "tau", tau) / number("tvl1.dual_step", "theta", theta)
     return (px + r * dx) / (1 + r * np.hypot(dx, dy)), (py + r * dy) / (1 + r * np.hypot(dx, dy))
 

@@ -1,6 +1,7 @@
 """TV-L1 and representation flow: answers by hand, the kinks, what paper, released code and we do differently (RF19)."""
 
 import importlib
+import itertools
 
 import numpy as np
 import pytest
@@ -754,3 +755,71 @@ def test_the_oracle_also_refuses_arrays_that_are_not_positive(value):
     f1, f2 = frames(1, 2, 5, 6)
     with pytest.raises(ValueError, match=r"tvl1.representation_flow: theta: expected .* (values|above 0), got"):
         refimpl.tvl1.representation_flow(f1, f2, theta=np.array([value]))
+
+
+# memory="sqrt"
+
+
+def test_recomputing_changes_no_value_and_no_gradient():
+    """Also where the iterations do not divide evenly, with one, and with none; and through torch.compile."""
+    torch = pytest.importorskip("torch")
+    f1, f2 = frames(1, 2, 5, 6)
+    numbers = {name: np.array(0.25) for name in ("tau", "lam", "theta")}
+    kernels = {"wx": np.array([-1.0, 1]), "flow_kernel": FORWARD}
+    for scheme, n_iter in (("classic", 0), ("classic", 1), ("paper", 7), ("released", 9), ("classic", 12)):
+        options = numbers | kernels | {"scheme": scheme, "n_iter": n_iter}
+        if n_iter:
+            pair = [gradients("representation_flow", f1, f2, memory=m, **options) for m in ("all", "sqrt")]
+            for a, b in zip(*pair, strict=True):
+                np.testing.assert_array_equal(a, b)
+        flows = [
+            op("representation_flow")(*map(torch.tensor, (f1, f2)), n_iter=n_iter, memory=m) for m in ("all", "sqrt")
+        ]
+        assert (flows[0] == flows[1]).all()
+    a, b = (torch.tensor(f, requires_grad=True) for f in (f1, f2))
+    torch.compiler.reset()
+    compiled = torch.compile(op("representation_flow"), fullgraph=True, backend="aot_eager")
+    pair = [
+        torch.autograd.grad(f(a, b, n_iter=4, memory="sqrt").sum(), (a, b))
+        for f in (compiled, op("representation_flow"))
+    ]
+    for x, y in zip(*pair, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-12, atol=1e-12)
+    assert torch.autograd.gradgradcheck(lambda a, b: op("representation_flow")(a, b, n_iter=3, memory="sqrt"), (a, b))
+
+
+def test_recomputing_keeps_few_iterations():
+    """Peak bytes of forward and backward, counted as the tensors come and go: linear in n, and like sqrt(n)."""
+    torch = pytest.importorskip("torch")
+    import weakref
+
+    from torch.utils._python_dispatch import TorchDispatchMode
+    from torch.utils._pytree import tree_leaves
+
+    class Peak(TorchDispatchMode):
+        live, peak, seen = 0, 0, frozenset()
+
+        def forget(self, key, size):
+            self.seen -= {key}
+            self.live -= size
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            for tensor in tree_leaves(out):
+                storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+                if storage is not None and storage._cdata not in self.seen:
+                    self.seen |= {storage._cdata}
+                    weakref.finalize(storage, self.forget, storage._cdata, storage.nbytes())
+                    self.live += storage.nbytes()
+                    self.peak = max(self.peak, self.live)
+            return out
+
+    def peak(n_iter, memory):
+        f1, f2 = (torch.tensor(f, requires_grad=True) for f in frames(1, 1, 16, 16))
+        with Peak() as counter:
+            op("representation_flow")(f1, f2, n_iter=n_iter, memory=memory).sum().backward()
+        return counter.peak
+
+    linear, root = ([peak(n, memory) for n in (9, 36, 144)] for memory in ("all", "sqrt"))
+    assert all(b > 3.5 * a for a, b in itertools.pairwise(linear))
+    assert all(b < 2.2 * a for a, b in itertools.pairwise(root))
