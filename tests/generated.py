@@ -46,7 +46,7 @@ def each_variant(*, differentiable: bool = False, batched: bool = False) -> pyte
 
 def batched(row: Equation) -> list[str]:
     """The arguments whose first axis is the batch."""
-    return [name for name, axes in dims_of(row).items() if "N" in axes[0]]
+    return [name for name, axes in dims_of(row).items() if axes and "N" in axes[0]]
 
 
 def dims_of(row: Equation) -> dict[str, list[str]]:
