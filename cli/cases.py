@@ -11,8 +11,7 @@ DTYPES = ("float64", "float32", "bfloat16", "float16")
 HALF = ("bfloat16", "float16")
 
 # From the smallest up; 1, odd and non-square sides. S stands beside C where an equation has two channel counts, K is a
-# number of classes, P and Q are the radii of a window down and across, R
-# is a number of boxes.
+# number of classes, P and Q are the radii of a window down and across, R is a number of boxes.
 SIZES = (
     {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 1, "K": 1, "P": 1, "Q": 1, "R": 1},
     {"N": 1, "S": 1, "C": 1, "T": 2, "H": 1, "W": 3, "K": 2, "P": 0, "Q": 1, "R": 2},

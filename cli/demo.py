@@ -203,9 +203,8 @@ class Inputs:
         first, second = (
             image[window].astype(np.float64).transpose(2, 0, 1)[None] for image in (scene.first, scene.second)
         )
-        flow = np.nan_to_num(scene.flow[(slice(None), *window)].astype(np.float64), nan=0.0)[
-            None
-        ]  # unknown: does not move
+        # A pixel of unknown flow does not move.
+        flow = np.nan_to_num(scene.flow[(slice(None), *window)].astype(np.float64), nan=0.0)[None]
         fy, fx = (np.gradient(first, axis=axis) if first.shape[axis] > 1 else 0 * first for axis in (2, 3))
         self.known = {"fx": fx, "fy": fy, "ft": second - first, "flow": flow, "clip": np.stack([first, second], 2)}
         self.known |= dict.fromkeys(("f", "f0", "f_prev", "s_prev", "g_prev"), first)
@@ -233,7 +232,7 @@ class Inputs:
 
         arrays = row.inputs(fill, **{dim: self.sizes[dim] for dim in row.dims})
         if "f2" in arrays:  # RF19 counts its frames from 1
-            arrays |= {"f1": self.known["f0"], "f2": self.known["f1"]}
+            arrays["f1"] = self.known["f0"]
         return {name: array for name, array in arrays.items() if name not in row.keyword}
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import functools
 import json
 import math
 import os
@@ -150,6 +151,7 @@ def _positive(kind: Callable[[str], Any]) -> Callable[[str], Any]:
 # -- list and show -----------------------------------------------------------------------------------------------------
 
 
+@functools.cache  # `list` asks a file once per equation
 def _functions(path: Path) -> dict[str, ast.FunctionDef]:
     """Top-level functions of a Python file; none if there is no such file. Imports nothing."""
     if not path.is_file():

@@ -33,12 +33,17 @@ def tensors(
             got = f"a tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
             raise TypeError(message(operator, name, f"{says} torch tensor", got))
         first = tensor if first is None else first
-        if says == "a floating-point" and tensor.dtype != first.dtype:
-            raise TypeError(message(operator, name, f"{first.dtype} like the first argument", tensor.dtype))
-        if tensor.device != first.device:
-            raise ValueError(message(operator, name, f"device {first.device} like the first argument", tensor.device))
+        _like(operator, name, tensor, first)
     shapes(operator, **arguments)
     return [tensor.float() if tensor.dtype in _HALF else tensor for tensor, _ in arguments.values()]
+
+
+def _like(operator: str, name: str, tensor: Tensor, first: Tensor) -> None:
+    """Raise unless a tensor is on the device of the first argument and, if it is floating-point, of its dtype."""
+    if tensor.is_floating_point() and tensor.dtype != first.dtype:
+        raise TypeError(message(operator, name, f"{first.dtype} like the first argument", tensor.dtype))
+    if tensor.device != first.device:
+        raise ValueError(message(operator, name, f"device {first.device} like the first argument", tensor.device))
 
 
 def _kind(tensor: Tensor) -> str:
@@ -57,12 +62,7 @@ def number(operator: str, argument: str, value: Any, first: Tensor) -> Any:
     """
     if isinstance(value, Tensor) and value.is_floating_point():
         single(operator, argument, tuple(value.shape))
-        if value.dtype != first.dtype:
-            raise TypeError(message(operator, argument, f"{first.dtype} like the first argument", value.dtype))
-        if value.device != first.device:
-            raise ValueError(
-                message(operator, argument, f"device {first.device} like the first argument", value.device)
-            )
+        _like(operator, argument, value, first)
         return (value.float() if value.dtype in _HALF else value).reshape(())
     if not isinstance(value, int | float):
         got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
