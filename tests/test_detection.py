@@ -254,7 +254,7 @@ def test_encode_boxes_worked_out_by_hand(detection):
 
 
 def test_encode_boxes_does_not_feel_py_faster_rcnn_s_half_pixel(detection):
-    """Its centres are x1 + w / 2, for box and anchor alike; FGFA's 1e-14 beside the anchor's width is below rounding."""
+    """Its centres are x1 + w / 2, for box and anchor alike; FGFA's 1e-14 more of width is below rounding."""
     boxes, anchors = np.array([[12.0, 3, 40, 30]]), np.array([[10.0, 0, 29, 39]])
     size, base = boxes[:, 2:] - boxes[:, :2] + 1, anchors[:, 2:] - anchors[:, :2] + 1
     theirs = (boxes[:, :2] + size / 2 - anchors[:, :2] - base / 2) / (base + 1e-14)
