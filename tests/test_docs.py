@@ -27,7 +27,7 @@ def table_rows(page):
     return [[cell.strip() for cell in row] for i, row in enumerate(cells) if i not in rules and i + 1 not in rules]
 
 
-@pytest.mark.parametrize("page", ["deviations.md"])
+@pytest.mark.parametrize("page", ["deviations.md", "conventions.md"])
 def test_every_line_of_a_table_names_its_test(page):
     rows = table_rows(page)
     assert len(rows) >= 20
@@ -45,3 +45,9 @@ def test_deviations_that_a_docstring_states_are_on_the_page_with_its_tests(name)
     tests = [row[-1] for row in table_rows("deviations.md") if row[0] == f"`{name}`"]
     assert tests, DEVIATIONS[name]
     assert set(TEST.findall(DEVIATIONS[name])) <= set(TEST.findall(" ".join(tests)))
+
+
+def test_conventions_are_the_tests_of_their_file():
+    tests = re.findall(r"^def (test_\w+)", Path(__file__).with_name("test_conventions.py").read_text(), re.M)
+    page = (DOCS / "conventions.md").read_text(encoding="utf-8")
+    assert [test for test in tests if f"test_conventions.py::{test}`" not in page] == []
