@@ -6,7 +6,7 @@
 import numpy as np
 import pytest
 
-from motionspec.refimpl import brightness, costvol, metrics, off, tvl1, warp
+from motionspec.refimpl import brightness, costvol, losses, metrics, off, tvl1, warp
 
 Y, X = np.mgrid[:6, :7].astype(float)
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # kornia's own
@@ -336,14 +336,14 @@ def test_kornia_aepe_has_u_and_v_last_and_a_nan_gradient_at_no_error():
     kornia = pytest.importorskip("kornia")
     import torch
 
-    from motionspec.ops import losses
+    from motionspec import ops
 
     flow, target = np.random.default_rng(0).normal(size=(2, 2, 2, 3, 4))
     got = kornia.metrics.aepe(*(torch.tensor(a).movedim(1, -1) for a in (flow, target)))
     assert got.item() == pytest.approx(metrics.endpoint_error(flow, target).item(), rel=1e-12)
     equal = torch.zeros(1, 2, 3, 4, requires_grad=True)
     (theirs,) = torch.autograd.grad(kornia.metrics.aepe(equal.movedim(1, -1), torch.zeros(1, 3, 4, 2)), equal)
-    (ours,) = torch.autograd.grad(losses.endpoint_error(equal, torch.zeros(1, 2, 3, 4)), equal)
+    (ours,) = torch.autograd.grad(ops.losses.endpoint_error(equal, torch.zeros(1, 2, 3, 4)), equal)
     assert theirs.isnan().all() and (ours == 0).all()
 
 
@@ -359,6 +359,13 @@ def test_psnr_of_others_is_that_of_the_whole_batch(peer):
         batch = library.peak_signal_noise_ratio(image, target, data_range=1.0)
     assert batch == pytest.approx(10 * np.log10(1 / ((image - target) ** 2).mean()), rel=1e-9)
     assert metrics.psnr(image, target, peak=1.0) > batch + 5
+
+
+def test_torch_s_cross_entropy_is_a_mean_unless_told():
+    torch = pytest.importorskip("torch")
+    scores, label = np.random.default_rng(0).normal(size=(6, 4)), np.arange(6) % 4
+    got = torch.nn.functional.cross_entropy(torch.tensor(scores), torch.tensor(label)).item()
+    assert 6 * got == pytest.approx(losses.cross_entropy(scores, label).item(), rel=1e-13)
 
 
 def test_opencv_reads_blue_green_red(tmp_path):
