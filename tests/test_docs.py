@@ -51,3 +51,12 @@ def test_conventions_are_the_tests_of_their_file():
     tests = re.findall(r"^def (test_\w+)", Path(__file__).with_name("test_conventions.py").read_text(), re.M)
     page = (DOCS / "conventions.md").read_text(encoding="utf-8")
     assert [test for test in tests if f"test_conventions.py::{test}`" not in page] == []
+
+
+def test_links_between_the_pages_lead_somewhere():
+    for page in DOCS.glob("*.md"):
+        for path, anchor in re.findall(r"\]\(([^)#:]+)#?([^)]*)\)", page.read_text(encoding="utf-8")):
+            assert (DOCS / path).is_file(), f"{page.name}: {path}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)", (DOCS / path).read_text(encoding="utf-8"), re.M)
+                assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], anchor
