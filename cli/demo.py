@@ -210,7 +210,8 @@ class Inputs:
         cosine = costvol.cosine(torch.tensor(first), torch.tensor(second), radius=(self.sizes["P"], self.sizes["Q"]))
         self.known["c"] = np.round(cosine.numpy() * 2**10) / 2**10
         assert {*self.known, "x"} == ARGUMENTS
-        self.warped = {"warp.motion": first}  # moves the first frame along the flow; all others sample the second
+        # warp.motion moves the first frame along the flow, tvl1.normalise takes both; all others sample the second.
+        self.x = {"warp.motion": first, "tvl1.normalise": self.known["clip"]}
         self.second = second
 
     def of(self, row: Equation) -> dict[str, np.ndarray]:
@@ -219,7 +220,7 @@ class Inputs:
         def fill(name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
             if name in row.keyword:
                 return np.zeros(shape)
-            value = self.warped.get(row.id, self.second) if name == "x" else self.known[name]
+            value = self.x.get(row.id, self.second) if name == "x" else self.known[name]
             if name == "clip":  # an operator that needs more channels than a frame's three gets them again
                 value = value[:, np.arange(shape[1]) % value.shape[1]]
             assert value.shape == shape, (row.id, name, value.shape, shape)
