@@ -73,9 +73,11 @@ def waves(
     _size("waves", size)
     count("waves", "channels", channels)
     count("waves", "seed", seed, least=0)
-    shortest, longest = wavelengths
+    shortest, longest = wavelengths if isinstance(wavelengths, tuple) and len(wavelengths) == 2 else (0, 0)
     if not 2 < shortest <= longest < np.inf:
-        raise ValueError(message("waves", "wavelengths", "2 < shortest <= longest, in pixels", wavelengths))
+        raise ValueError(
+            message("waves", "wavelengths", "(shortest, longest) in pixels, 2 < shortest <= longest", wavelengths)
+        )
     rng = np.random.default_rng(seed)
     number = 2 * np.pi / np.exp(rng.uniform(np.log(shortest), np.log(longest), (_WAVES, channels)))
     angle, phase = rng.uniform(0, 2 * np.pi, (2, _WAVES, channels))
@@ -169,6 +171,9 @@ class Scene:
         self.layers, self.size = list(layers), _size("Scene", size)
         if not self.layers:
             raise ValueError(message("Scene", "layers", "at least one", 0))
+        for k, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(message("Scene", f"layers[{k}]", "a Layer", type(layer).__name__))
         if self.layers[0].shape is not None:
             raise ValueError(message("Scene", "layers[0]", "no shape: it is the background", "one"))
         given: dict[str, Any] = {f"layers[{k}].motion": layer.motion for k, layer in enumerate(self.layers)}
@@ -268,6 +273,6 @@ def _real(operator: str, name: str, value: ArrayLike) -> Array:
 
 
 def _size(operator: str, size: tuple[int, int]) -> tuple[int, int]:
-    if not isinstance(size, tuple) or len(size) != 2 or not all(type(side) is int and side > 0 for side in size):
-        raise ValueError(message(operator, "size", "two whole numbers of at least 1", size))
-    return size
+    if not isinstance(size, tuple) or len(size) != 2:
+        raise ValueError(message(operator, "size", "a pair (H, W)", size))
+    return count(operator, "size", size[0]), count(operator, "size", size[1])

@@ -210,15 +210,20 @@ WAVES, STILL = waves(SIZE, seed=0), translation(0 * T, 0)
 @pytest.mark.parametrize(
     "make, words",
     [
-        (lambda: waves((0, 4), seed=0), "waves: size: expected two whole numbers of at least 1, got (0, 4)"),
-        (lambda: waves(5, seed=0), "waves: size: expected two whole numbers of at least 1, got 5"),
+        (lambda: waves((0, 4), seed=0), "waves: size: expected at least 1, got 0"),
+        (lambda: waves(5, seed=0), "waves: size: expected a pair (H, W), got 5"),
         (lambda: waves(SIZE, seed=-1), "waves: seed: expected at least 0, got -1"),
         (lambda: waves(SIZE, seed=None), "waves: seed: expected an integer, got NoneType"),
         (lambda: waves(SIZE, seed=0, channels=0), "waves: channels: expected at least 1, got 0"),
         (
             lambda: waves(SIZE, seed=0, wavelengths=(2, 9)),
-            "waves: wavelengths: expected 2 < shortest <= longest, in pixels, got (2, 9)",
+            "waves: wavelengths: expected (shortest, longest) in pixels, 2 < shortest <= longest, got (2, 9)",
         ),
+        (
+            lambda: waves(SIZE, seed=0, wavelengths=5),
+            "waves: wavelengths: expected (shortest, longest) in pixels, 2 < shortest <= longest, got 5",
+        ),
+        (lambda: Scene([WAVES], SIZE), "Scene: layers[0]: expected a Layer, got function"),
         (
             lambda: picture(np.zeros((4, 5))),
             "picture: image: expected shape (C, H, W) with sides of at least 1, got (4, 5)",
@@ -239,7 +244,7 @@ WAVES, STILL = waves(SIZE, seed=0), translation(0 * T, 0)
         ),
         (
             lambda: Scene([Layer(WAVES, STILL)], (4, 0)),
-            "Scene: size: expected two whole numbers of at least 1, got (4, 0)",
+            "Scene: size: expected at least 1, got 0",
         ),
         (
             lambda: Scene([Layer(WAVES, STILL), Layer(WAVES, STILL[:3])], SIZE),
