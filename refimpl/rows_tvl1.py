@@ -76,7 +76,7 @@ def _energy_inputs(fill: Fill, N: int, C: int, H: int, W: int) -> Args:
 
 
 def _clip_inputs(fill: Fill, N: int, C: int, T: int, H: int, W: int) -> Args:
-    return {"clip": fill("clip", (N, C, T, H, W), "spread")}
+    return {"x": fill("x", (N, C, T, H, W), "spread")}
 
 
 def _repflow_inputs(fill: Fill, N: int, C: int, H: int, W: int) -> Args:
@@ -129,13 +129,13 @@ def _one_norm_for_all(
     return tuple((p + r * d) / (1 + r * (np.abs(dx) + np.abs(dy))) for p, d in ((px, dx), (py, dy)))
 
 
-def _over_the_batch(clip: np.ndarray) -> np.ndarray:
-    low, high = clip.min(), clip.max()
-    return (clip - low) / max(high - low, 1e-300) * 255
+def _over_the_batch(x: np.ndarray) -> np.ndarray:
+    low, high = x.min(), x.max()
+    return (x - low) / max(high - low, 1e-300) * 255
 
 
-def _per_channel(clip: np.ndarray) -> np.ndarray:
-    return np.concatenate([tvl1.normalise(clip[:, c : c + 1]) for c in range(clip.shape[1])], axis=1)
+def _per_channel(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([tvl1.normalise(x[:, c : c + 1]) for c in range(x.shape[1])], axis=1)
 
 
 def _interleaved(f1: np.ndarray, f2: np.ndarray, scheme: str = "classic", **options: Any) -> np.ndarray:
@@ -412,14 +412,14 @@ ROWS = (
         inputs=_clip_inputs,
         outputs=("normalised",),
         degree=(0,),
-        differentiable=("clip",),
+        differentiable=("x",),
         bench=({"N": 2, "C": 32, "T": 16, "H": 28, "W": 28},),
         bad=(),
         mutants=(
             ("over the whole batch", _over_the_batch),
             ("per channel", _per_channel),
-            ("to [0, 1]", lambda clip: tvl1.normalise(clip) / 255),
-            ("to [-255, 0]", lambda clip: -tvl1.normalise(clip)),
+            ("to [0, 1]", lambda x: tvl1.normalise(x) / 255),
+            ("to [-255, 0]", lambda x: -tvl1.normalise(x)),
         ),
     ),
     Equation(

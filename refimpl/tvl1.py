@@ -284,11 +284,11 @@ def energy(u: Array, f1: Array, f2: Array, lam: Any = 0.15, scheme: str = "class
     return total.sum((2, 3))
 
 
-def normalise(clip: Array) -> Array:
-    """A clip stretched to [0, 255] by its smallest and largest value.
+def normalise(x: Array) -> Array:
+    """A clip x stretched to [0, 255] by its smallest and largest value.
 
     Equation: RF19 §3.2, "we normalize this feature map to be in [0, 255]"; over C, T, H, W of each sample.
-    Shapes: clip (N, C, T, H, W) -> (N, C, T, H, W). A pair of frames is a clip of T = 2.
+    Shapes: x (N, C, T, H, W) -> (N, C, T, H, W). A pair of frames is a clip of T = 2.
     Units: grey levels, which the default tau, lambda and theta of `representation_flow` expect.
     Border: none.
     Kinks: a tie of the smallest or largest value shares the derivative evenly; a sample that is exactly constant has
@@ -299,12 +299,12 @@ def normalise(clip: Array) -> Array:
         0/0 there.
     Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
-    (clip,) = arrays("tvl1.normalise", clip=(clip, "N C T H W"))
-    out = np.zeros(clip.shape)
-    for n in range(len(clip)):
-        low, high = clip[n].min(), clip[n].max()
+    (x,) = arrays("tvl1.normalise", x=(x, "N C T H W"))
+    out = np.zeros(x.shape)
+    for n in range(len(x)):
+        low, high = x[n].min(), x[n].max()
         if high > low:
-            out[n] = (clip[n] - low) / (high - low) * 255
+            out[n] = (x[n] - low) / (high - low) * 255
     return out
 
 
