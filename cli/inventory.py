@@ -30,8 +30,9 @@ def find(equation: str) -> Equation:
         return EQUATIONS[equation]
     if equation in SINGLE:
         raise CannotRun(f"{equation} has no row to be held against: one implementation, held by facts in its tests")
-    if equation in planned():
-        raise CannotRun(f"{equation} is planned ({planned()[equation]}) and not written yet")
+    for name in (equation, f"network: {equation}"):
+        if name in planned():
+            raise CannotRun(f"{name} is planned ({planned()[name]}) and not written yet")
     near = difflib.get_close_matches(equation, EQUATIONS, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise CannotRun(f"no equation {equation!r}.{hint} `motionspec list` shows all")

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from motionspec.checks import choice, count, message
+from motionspec.checks import choice, count, message, odd, positive
 from motionspec.ops.checks import number, tensors
 
 Number = float | Tensor
@@ -37,6 +37,11 @@ _SCHEMES = {
     "released": ("released", "forward", "adjoint"),
 }
 _EPSILON = 1e-12  # of the released code
+# Of the pyramid: the smallest side, sigma of the blur where the sides shrink by sqrt(2), and the constant of the
+# bicubic kernel, which is OpenCV's and torch's.
+_SMALLEST = 8
+_BLUR = 0.6
+_BICUBIC = -0.75
 
 
 def image_gradient(
@@ -301,6 +306,182 @@ def representation_flow(
             state = checkpoint(iterate, times, *state, use_reentrant=False, preserve_rng_state=False)
         u = state[0]
     return u.flatten(1, 2).to(f1.dtype)
+
+
+def pyramid_flow(
+    image0: Tensor,
+    image1: Tensor,
+    *,
+    tau: float = 0.25,
+    lam: float = 0.25,
+    theta: float = 0.3,
+    n_scales: int = 20,
+    scale: float = 0.8,
+    n_warps: int = 5,
+    n_iter: int = 30,
+    tolerance: float | None = None,
+    median: int = 5,
+    impl: str = "auto",
+) -> Tensor:
+    """The flow of one grey image to another by TV-L1, from coarse to fine with warping (RF19 §3.1).
+
+    The default lam expects grey levels in [0, 255]; on [0, 1] the flow is far too small. There is no gradient: it is
+    meant for inputs and targets; `representation_flow` is the layer.
+
+    Shapes: image0, image1 (N, 1, H, W) -> (N, 2, H, W), in pixels, u right, v down, image0(p) = image1(p + flow(p)).
+    At most `n_scales` images, each `scale` times the size of the one before, no side below 8; on each `n_warps` times a
+    median filter of the flow (`median` x `median` pixels, 1: none), a warp and `n_iter` iterations, fewer for a sample
+    whose flow changes by less than `tolerance` pixels (root mean square; to see that waits for the device each time).
+    tau, lam, theta: Python numbers above 0.
+    Raises TypeError or ValueError for dtypes, devices, shapes, any of the numbers, `impl`, or an image that requires a
+    gradient.
+    """
+    name = "tvl1.pyramid_flow"
+    for argument, number_above_0 in (("tau", tau), ("lam", lam), ("theta", theta)):
+        positive(name, argument, number_above_0)
+    count(name, "n_scales", n_scales)
+    positive(name, "scale", scale, below=1)
+    count(name, "n_warps", n_warps)
+    count(name, "n_iter", n_iter)
+    if tolerance is not None:
+        positive(name, "tolerance", tolerance)
+    odd(name, "median", median)
+    f1, f2 = tensors(name, impl, image0=(image0, "N 1 H W"), image1=(image1, "N 1 H W"))
+    for argument, image in (("image0", image0), ("image1", image1)):
+        if image.requires_grad and torch.is_grad_enabled():
+            expected = "a tensor without gradient, which this has none for: detach it, or use torch.no_grad()"
+            raise ValueError(message(name, argument, expected, "one that requires it"))
+    if not len(image0):
+        return torch.empty_like(image0).expand(-1, 2, -1, -1)
+    with torch.no_grad():
+        pyramid, (H, W) = [(f1, f2)], f1.shape[2:]
+        for s in range(1, n_scales):
+            h, w = int(H * scale**s + 0.5), int(W * scale**s + 0.5)
+            if min(h, w) < _SMALLEST:
+                break
+            pyramid.append((_smaller(pyramid[-1][0], h, w), _smaller(pyramid[-1][1], h, w)))
+        u = f1.new_zeros(len(f1), 2, *pyramid[-1][0].shape[2:])
+        for f1, f2 in reversed(pyramid):
+            (h, w), (h0, w0) = f1.shape[2:], u.shape[2:]
+            u = torch.cat([_resize(u[:, :1], h, w) * (w / w0), _resize(u[:, 1:], h, w) * (h / h0)], 1)
+            px, py = torch.zeros_like(u), torch.zeros_like(u)
+            looks = torch.cat([f2, _derivative(f2, 3), _derivative(f2, 2)], 1)
+            for _ in range(n_warps):
+                u = _median(u, median)
+                warped = _bicubic(looks, u) * _inside(u)
+                rho_c = warped[:, :1] - f1 * _inside(u) - (warped[:, 1:] * u).sum(1, keepdim=True)
+                u, px, py = _solve(u, px, py, warped[:, 1:], rho_c, tau, lam, theta, n_iter, tolerance)
+    return u.to(image0.dtype)
+
+
+def _solve(
+    u: Tensor,
+    px: Tensor,
+    py: Tensor,
+    g: Tensor,
+    rho_c: Tensor,
+    tau: float,
+    lam: float,
+    theta: float,
+    n_iter: int,
+    tolerance: float | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The iterations after a warp; u, p and g (N, 2, H, W), rho_c (N, 1, H, W)."""
+    length = torch.hypot(g[:, :1], g[:, 1:])
+    # With unit gradients the three cases are u - g clamp(rho / |g|, +-lambda theta |g|).
+    divisor = torch.where(length == 0, 1.0, length)
+    g, rho_c, limit = g / divisor, rho_c / divisor, lam * theta * length
+    active = torch.ones_like(u[:, :1, :1, :1], dtype=torch.bool)
+    for _ in range(n_iter):
+        rho = rho_c + g[:, :1] * u[:, :1] + g[:, 1:] * u[:, 1:]
+        c = torch.minimum(torch.maximum(rho, -limit), limit)
+        new = u - c * g + theta * _divergence(px, py, "adjoint", None, None)
+        dx, dy = _flow_gradient(new, "forward")
+        qx, qy = _dual(px, py, dx, dy, torch.hypot(dx, dy), tau / theta)
+        if tolerance is None:
+            u, px, py = new, qx, qy
+            continue
+        change = (new - u).square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
+        u, px, py = (torch.where(active, a, b) for a, b in ((new, u), (qx, px), (qy, py)))
+        active = active & ~(change < tolerance**2)
+        if not torch.compiler.is_compiling() and not active.any():  # compiled, the rest changes nothing
+            break
+    return u, px, py
+
+
+def _smaller(f: Tensor, h: int, w: int) -> Tensor:
+    """Blurred by a Gaussian for the ratio of the sides, and resized."""
+    for dim, size in ((2, h), (3, w)):
+        sigma = _BLUR * math.sqrt((f.shape[dim] / size) ** 2 - 1)
+        radius = int(4 * sigma + 0.5)
+        if radius:
+            weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
+            # Shifted slices: a convolution may run in TF32.
+            f = sum(w * tap for w, tap in zip(weights, _taps(f, radius, dim), strict=True)) / sum(weights)
+    return _resize(f, h, w)
+
+
+def _resize(f: Tensor, h: int, w: int) -> Tensor:
+    return F.interpolate(f, (h, w), mode="bilinear", align_corners=False)
+
+
+def _taps(f: Tensor, radius: int, dim: int) -> list[Tensor]:
+    """f moved by -radius .. radius along one axis, the border repeated."""
+    padded = F.pad(f, (radius, radius, 0, 0) if dim == 3 else (0, 0, radius, radius), mode="replicate")
+    return [padded.narrow(dim, i, f.shape[dim]) for i in range(2 * radius + 1)]
+
+
+def _derivative(f: Tensor, dim: int) -> Tensor:
+    """By [1, -8, 0, 8, -1] / 12, exactly 0 where f is flat."""
+    a, b, _, c, d = _taps(f, 2, dim)
+    return (8 * (c - b) - (d - a)) / 12
+
+
+def _median(u: Tensor, size: int) -> Tensor:
+    """The median of size x size pixels, the border repeated."""
+    (H, W), radius = u.shape[2:], size // 2
+    padded = F.pad(u, (radius,) * 4, mode="replicate")
+    rest = [padded[..., j : j + H, i : i + W] for j in range(size) for i in range(size)]
+    # Forgetful selection: neither the smallest nor the largest of more than half of the values is the median.
+    half = size**2 // 2 + 2
+    some, rest = rest[:half], rest[half:]
+    while len(some) > 1:
+        for i in range(1, len(some)):
+            some[0], some[i] = torch.minimum(some[0], some[i]), torch.maximum(some[0], some[i])
+        for i in range(1, len(some) - 1):
+            some[i], some[-1] = torch.minimum(some[i], some[-1]), torch.maximum(some[i], some[-1])
+        some, rest = some[1:-1] + rest[:1], rest[1:]
+    return some[0]
+
+
+def _inside(u: Tensor) -> Tensor:
+    """1 where p + u(p) is in the image, 0 from one pixel outside, linear between: (N, 1, H, W)."""
+    W, H = u.shape[3], u.shape[2]
+    x, y = torch.arange(W, dtype=u.dtype, device=u.device), torch.arange(H, dtype=u.dtype, device=u.device)[:, None]
+    across = torch.minimum(u[:, :1] + (x + 1), (W - x) - u[:, :1])
+    down = torch.minimum(u[:, 1:] + (y + 1), (H - y) - u[:, 1:])
+    return across.clamp(0, 1) * down.clamp(0, 1)
+
+
+def _bicubic(f: Tensor, u: Tensor) -> Tensor:
+    """f (N, C, H, W) at p + u(p) from 4 x 4 pixels (Keys 1981), the border repeated."""
+    N, C, H, W = f.shape
+    whole = u.floor()  # apart from p + u: their sum would lose the digits of the fraction
+    (tx, ty), (ix, iy) = (u - whole).split(1, 1), whole.nan_to_num().clamp(-H - W, H + W).long().split(1, 1)
+    ix = ix + torch.arange(W, device=u.device)
+    iy = iy + torch.arange(H, device=u.device)[:, None]
+    flat, out = f.flatten(2), torch.zeros_like(f)
+    for j in range(-1, 3):
+        row = W * (iy + j).clamp(0, H - 1)
+        for i in range(-1, 3):
+            index = (row + (ix + i).clamp(0, W - 1)).flatten(2).expand(N, C, H * W)
+            out += _keys(ty - j) * _keys(tx - i) * flat.gather(2, index).view_as(f)
+    return out
+
+
+def _keys(t: Tensor) -> Tensor:
+    a, t = _BICUBIC, t.abs()
+    return torch.where(t <= 1, ((a + 2) * t - (a + 3)) * t * t + 1, a * (((t - 5) * t + 8) * t - 4))
 
 
 def _checked(

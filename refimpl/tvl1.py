@@ -384,8 +384,8 @@ def representation_flow(
     return np.concatenate(u, axis=1)
 
 
-# Of the pyramid: weights of the derivative along a line, the smallest side, sigma of the blur at a ratio of sqrt(2), and
-# the constant of the bicubic kernel, OpenCV's and torch's.
+# Of the pyramid: weights of the derivative along a line, the smallest side, sigma of the blur where the sides shrink by
+# sqrt(2), and the constant of the bicubic kernel, which is OpenCV's and torch's.
 FIVE_TAPS = np.array([1.0, -8, 0, 8, -1]) / 12
 SMALLEST = 8
 BLUR = 0.6
@@ -408,8 +408,8 @@ def pyramid_flow(
 ) -> Array:
     """The flow of one grey image to another by TV-L1, from coarse to fine: the `Flow` modality of all five papers.
 
-    The default lambda expects grey levels in [0, 255]; on [0, 1] the flow is near 0
-    (test_pyramid.py::test_default_parameters_expect_grey_levels).
+    The default lambda expects grey levels in [0, 255]; on [0, 1] the flow is far too small
+    (test_tvl1.py::test_pyramid_flow_expects_grey_levels).
 
     Equation: RF19 §3.1 names the method (Zach et al. 2007); printed are (1)-(6). Scale s has the sides H scale^s and
         W scale^s, rounded; at most `n_scales`, those with a side below 8 are left out. A scale is the one before,
@@ -426,7 +426,7 @@ def pyramid_flow(
         (half-pixel rule).
     Kinks: not differentiated; the result is continuous in both images.
     Deviations: none of the papers says how; the choices above are the field's, lambda serves four real pairs
-        (test_pyramid.py::test_real_pairs_are_not_worse_than_the_better_peer, docs/pyramid_flow.md).
+        (test_tvl1.py::test_pyramid_flow_of_real_pairs_is_not_worse_than_the_better_peer, docs/pyramid_flow.md).
     Raises: TypeError or ValueError for dtypes, shapes, every number, or values that are not finite.
     """
     name = "tvl1.pyramid_flow"
