@@ -354,16 +354,20 @@ def _check_results(arguments: argparse.Namespace, chosen: Sequence[str], variant
             )
     finally:
         progress.clear()
-    return _report(verdicts, arguments)
+    status = _report(verdicts, arguments)
+    if status and vectors is None:
+        print(f"\nheld against the vectors of seed {arguments.seed}; others: --seed S, or --vectors DIR")
+    return status
 
 
 def write_vectors(arguments: argparse.Namespace) -> int:
     """`motionspec vectors`."""
     progress = Progress()
     try:
-        print(write(arguments.ids, Path(arguments.output), arguments.seed, progress))
+        says = write(arguments.ids, Path(arguments.output), arguments.seed, progress)
     finally:
         progress.clear()
+    print(says)
     return 0
 
 
