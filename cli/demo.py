@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import motionspec
+from motionspec import synthetic
 from motionspec.cli.check import Verdict
 from motionspec.cli.compare import as_outputs, compare, forward_tolerance
 from motionspec.cli.media import MediaError, read_image, read_pairs
@@ -88,26 +89,20 @@ class Shown:
 
 
 def photograph() -> Scene:
-    """A photograph that ships with scikit-image, moved by a known flow: a turn, a zoom and a wave, up to 7 pixels.
-
-    The first frame is made from the second by cubic splines, not by our own bilinear warp: F0(p) = F1(p + flow(p)).
-    """
-    from scipy.ndimage import map_coordinates
+    """A photograph that ships with scikit-image: a turn and a zoom, and a disc of it that goes its own way."""
     from skimage import data
 
-    second = data.astronaut()
-    H, W = second.shape[:2]
-    y, x = np.mgrid[:H, :W].astype(np.float64)
-    cx, cy = x - W / 2, y - H / 2
-    u = 0.010 * cx - 0.008 * cy + 1.5 * np.sin(2 * np.pi * y / 128)
-    v = 0.008 * cx + 0.010 * cy + 1.5 * np.cos(2 * np.pi * x / 128)
-    first = np.stack(
-        [map_coordinates(c, [y + v, x + u], order=3, mode="reflect") for c in second.transpose(2, 0, 1)], -1
-    )
-    flow = np.stack([u, v]).astype(np.float32)
-    return Scene(
-        "photograph (scikit-image's astronaut) moved by a known flow", first, second, flow, "known by construction"
-    )
+    texture = synthetic.picture(data.astronaut().transpose(2, 0, 1))
+    shift = synthetic.translation([0, 2], [0, -1])
+    ground = shift @ synthetic.rotation([0, 0.6]) @ synthetic.zoom([1, 1.012])
+    layers = [
+        synthetic.Layer(texture, ground),
+        synthetic.Layer(texture, synthetic.translation([0, -3.6], [0, 2.7]), synthetic.disc(60)),
+    ]
+    clip = synthetic.Scene(layers, (512, 512)).clip()
+    first, second = np.clip(clip.frames, 0, 255).round().astype(np.uint8).transpose(1, 2, 3, 0)
+    title = "photograph (scikit-image's astronaut) moved by a known flow"
+    return Scene(title, first, second, clip.flow[:, 0].astype(np.float32), "known by construction")
 
 
 def estimated_flow(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, str]:
@@ -215,7 +210,8 @@ class Inputs:
         cosine = costvol.cosine(torch.tensor(first), torch.tensor(second), radius=(self.sizes["P"], self.sizes["Q"]))
         self.known["c"] = np.round(cosine.numpy() * 2**10) / 2**10
         assert {*self.known, "x"} == ARGUMENTS
-        self.warped = {"warp.motion": first}  # moves the first frame along the flow; all others sample the second
+        # warp.motion moves the first frame along the flow, tvl1.normalise takes both; all others sample the second.
+        self.x = {"warp.motion": first, "tvl1.normalise": self.known["clip"]}
         self.second = second
 
     def of(self, row: Equation) -> dict[str, np.ndarray]:
@@ -224,7 +220,7 @@ class Inputs:
         def fill(name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
             if name in row.keyword:
                 return np.zeros(shape)
-            value = self.warped.get(row.id, self.second) if name == "x" else self.known[name]
+            value = self.x.get(row.id, self.second) if name == "x" else self.known[name]
             if name == "clip":  # an operator that needs more channels than a frame's three gets them again
                 value = value[:, np.arange(shape[1]) % value.shape[1]]
             assert value.shape == shape, (row.id, name, value.shape, shape)

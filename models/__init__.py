@@ -1,4 +1,15 @@
-"""The papers' networks. None has landed yet: `motionspec list` shows which are planned."""
+"""The operators as layers; the papers' networks are to follow: `motionspec list` shows which are planned."""
 
 if __name__ != "motionspec.models":
     raise ImportError(f"import motionspec.models, not {__name__}: the folder is a part of the package motionspec")
+
+try:
+    import torch as _torch  # noqa: F401
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "motionspec.models needs PyTorch: pip install 'motionspec[torch]'", name="torch"
+    ) from error
+
+from motionspec.models.layers import OFF, DisplacementMap, RepresentationFlow, WarpedDifference
+
+__all__ = ["OFF", "DisplacementMap", "RepresentationFlow", "WarpedDifference"]

@@ -219,18 +219,18 @@ def energy(
     return (smooth[:, :C] + smooth[:, C:] + weight * (b - a + gx * ux + gy * uy).abs().sum((2, 3))).to(u.dtype)
 
 
-def normalise(clip: Tensor, *, impl: str = "auto") -> Tensor:
+def normalise(x: Tensor, *, impl: str = "auto") -> Tensor:
     """Each clip stretched to [0, 255] by its smallest and largest value (RF19 §3.2); 0 where it is constant.
 
-    Shapes: clip (N, C, T, H, W) -> (N, C, T, H, W). A pair of frames is a clip of T = 2. The rest of the batch does not
+    Shapes: x (N, C, T, H, W) -> (N, C, T, H, W). A pair of frames is a clip of T = 2. The rest of the batch does not
     matter. Ties share the derivative evenly.
     Raises TypeError or ValueError for dtypes, shapes or `impl`.
     """
-    (a,) = tensors("tvl1.normalise", impl, clip=(clip, "N C T H W"))
+    (a,) = tensors("tvl1.normalise", impl, x=(x, "N C T H W"))
     low, high = a.amin((1, 2, 3, 4), keepdim=True), a.amax((1, 2, 3, 4), keepdim=True)
     constant = high == low
     stretched = (a - low) / torch.where(constant, 1.0, high - low) * 255
-    return torch.where(constant, 0.0, stretched).to(clip.dtype)
+    return torch.where(constant, 0.0, stretched).to(x.dtype)
 
 
 def representation_flow(

@@ -64,12 +64,21 @@ def count(operator: str, argument: str, value: object, least: int = 1) -> int:
     return int(value)
 
 
-def positive(operator: str, argument: str, value: object) -> float:
-    """Raise TypeError or ValueError unless `value` is a finite number above 0; return it."""
+def odd(operator: str, argument: str, value: object) -> int:
+    """Raise TypeError or ValueError unless `value` is an odd whole number above 0; return it."""
+    number = count(operator, argument, value)
+    if number % 2 == 0:
+        raise ValueError(message(operator, argument, "an odd number", value))
+    return number
+
+
+def positive(operator: str, argument: str, value: object, below: float = math.inf) -> float:
+    """Raise TypeError or ValueError unless `value` is a finite number above 0, and below `below`; return it."""
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(message(operator, argument, "a number", type(value).__name__))
-    if not 0 < float(value) < math.inf:
-        raise ValueError(message(operator, argument, "a finite number above 0", value))
+    if not 0 < float(value) < below:
+        expected = "a finite number above 0" if below == math.inf else f"a number above 0 and below {below}"
+        raise ValueError(message(operator, argument, expected, value))
     return float(value)
 
 

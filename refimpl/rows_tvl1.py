@@ -76,7 +76,7 @@ def _energy_inputs(fill: Fill, N: int, C: int, H: int, W: int) -> Args:
 
 
 def _clip_inputs(fill: Fill, N: int, C: int, T: int, H: int, W: int) -> Args:
-    return {"clip": fill("clip", (N, C, T, H, W), "spread")}
+    return {"x": fill("x", (N, C, T, H, W), "spread")}
 
 
 def _repflow_inputs(fill: Fill, N: int, C: int, H: int, W: int) -> Args:
@@ -87,6 +87,11 @@ def _repflow_inputs(fill: Fill, N: int, C: int, H: int, W: int) -> Args:
     kernels["image_kernel"] = fill("image_kernel", (2, 3, 3), "unit") / 8
     kernels["flow_kernel"] = fill("flow_kernel", (2, 3, 3), "unit")
     return frames | numbers | kernels
+
+
+def _image_inputs(fill: Fill, N: int, H: int, W: int) -> Args:
+    """Sides from 11, so that there is a scale above the smallest side of 8."""
+    return {name: fill(name, (N, 1, H + 10, W + 10), "grey") for name in ("image0", "image1")}
 
 
 # Mutants that do not fit on a line.
@@ -124,13 +129,13 @@ def _one_norm_for_all(
     return tuple((p + r * d) / (1 + r * (np.abs(dx) + np.abs(dy))) for p, d in ((px, dx), (py, dy)))
 
 
-def _over_the_batch(clip: np.ndarray) -> np.ndarray:
-    low, high = clip.min(), clip.max()
-    return (clip - low) / max(high - low, 1e-300) * 255
+def _over_the_batch(x: np.ndarray) -> np.ndarray:
+    low, high = x.min(), x.max()
+    return (x - low) / max(high - low, 1e-300) * 255
 
 
-def _per_channel(clip: np.ndarray) -> np.ndarray:
-    return np.concatenate([tvl1.normalise(clip[:, c : c + 1]) for c in range(clip.shape[1])], axis=1)
+def _per_channel(x: np.ndarray) -> np.ndarray:
+    return np.concatenate([tvl1.normalise(x[:, c : c + 1]) for c in range(x.shape[1])], axis=1)
 
 
 def _interleaved(f1: np.ndarray, f2: np.ndarray, scheme: str = "classic", **options: Any) -> np.ndarray:
@@ -407,14 +412,14 @@ ROWS = (
         inputs=_clip_inputs,
         outputs=("normalised",),
         degree=(0,),
-        differentiable=("clip",),
+        differentiable=("x",),
         bench=({"N": 2, "C": 32, "T": 16, "H": 28, "W": 28},),
         bad=(),
         mutants=(
             ("over the whole batch", _over_the_batch),
             ("per channel", _per_channel),
-            ("to [0, 1]", lambda clip: tvl1.normalise(clip) / 255),
-            ("to [-255, 0]", lambda clip: -tvl1.normalise(clip)),
+            ("to [0, 1]", lambda x: tvl1.normalise(x) / 255),
+            ("to [-255, 0]", lambda x: -tvl1.normalise(x)),
         ),
     ),
     Equation(
@@ -455,6 +460,49 @@ ROWS = (
                 lambda f1, f2, scheme="classic", **o: tvl1.representation_flow(
                     f1, f2, scheme={"classic": "paper", "paper": "released", "released": "classic"}[scheme], **o
                 ),
+            ),
+        ),
+    ),    Equation(
+        id="tvl1.pyramid_flow",
+        source="RF19 §3.1; OFF18 §5.1 flow input",
+        summary="flow of grey images by TV-L1 from coarse to fine with warping: the Flow modality",
+        reference=tvl1.pyramid_flow,
+        dims="NHW",
+        inputs=_image_inputs,
+        # Two of everything, so that every step sees the others; the second one stops some samples early.
+        variants=(
+            {"n_scales": 2, "scale": 0.7, "n_warps": 2, "n_iter": 2, "median": 3},
+            {"n_scales": 3, "n_warps": 2, "n_iter": 4, "median": 1, "tolerance": 0.1, "lam": 0.1},
+        ),
+        outputs=("flow",),
+        degree=(0,),
+        differentiable=(),
+        blocks=("u", "v"),
+        bench=({"N": 1, "H": 246, "W": 310},),
+        bad=(
+            (
+                change(image0=lambda a: np.append(a, a, axis=1)),
+                "image0: expected shape (N, 1, H, W) with sides of at least 1, got ({N}, 2, {H}, {W})",
+            ),
+            *_bad_number("tau"),
+            *_bad_number("lam"),
+            *_bad_number("theta"),
+            (change(n_scales=0), "n_scales: expected at least 1, got 0"),
+            (change(scale=1.0), "scale: expected a number above 0 and below 1, got 1.0"),
+            (change(n_warps=0), "n_warps: expected at least 1, got 0"),
+            (change(n_iter=0), "n_iter: expected at least 1, got 0"),
+            (change(tolerance=0.0), "tolerance: expected a finite number above 0, got 0.0"),
+            (change(median=4), "median: expected an odd number, got 4"),
+            (change(median=2.0), "median: expected an integer, got float"),
+        ),
+        mutants=(
+            ("from image1 to image0", lambda image0, image1, **o: tvl1.pyramid_flow(image1, image0, **o)),
+            ("u and v swapped", lambda image0, image1, **o: tvl1.pyramid_flow(image0, image1, **o)[:, ::-1].copy()),
+            ("one scale", lambda image0, image1, n_scales, **o: tvl1.pyramid_flow(image0, image1, n_scales=1, **o)),
+            ("one warp", lambda image0, image1, n_warps, **o: tvl1.pyramid_flow(image0, image1, n_warps=1, **o)),
+            (
+                "another median",
+                lambda image0, image1, median, **o: tvl1.pyramid_flow(image0, image1, median=median + 2, **o),
             ),
         ),
     ),

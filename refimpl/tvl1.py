@@ -7,8 +7,9 @@ field belongs to one component and has two parts, `px` and `py`.
 from typing import Any
 
 import numpy as np
+from scipy import ndimage
 
-from motionspec.checks import choice, count, message
+from motionspec.checks import choice, count, message, odd, positive
 from motionspec.refimpl.checks import Array, arrays, number
 
 # Pairs (x, y) of kernels for true convolution. As printed in (8) and (10):
@@ -283,11 +284,11 @@ def energy(u: Array, f1: Array, f2: Array, lam: Any = 0.15, scheme: str = "class
     return total.sum((2, 3))
 
 
-def normalise(clip: Array) -> Array:
-    """A clip stretched to [0, 255] by its smallest and largest value.
+def normalise(x: Array) -> Array:
+    """A clip x stretched to [0, 255] by its smallest and largest value.
 
     Equation: RF19 §3.2, "we normalize this feature map to be in [0, 255]"; over C, T, H, W of each sample.
-    Shapes: clip (N, C, T, H, W) -> (N, C, T, H, W). A pair of frames is a clip of T = 2.
+    Shapes: x (N, C, T, H, W) -> (N, C, T, H, W). A pair of frames is a clip of T = 2.
     Units: grey levels, which the default tau, lambda and theta of `representation_flow` expect.
     Border: none.
     Kinks: a tie of the smallest or largest value shares the derivative evenly; a sample that is exactly constant has
@@ -298,12 +299,12 @@ def normalise(clip: Array) -> Array:
         0/0 there.
     Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
-    (clip,) = arrays("tvl1.normalise", clip=(clip, "N C T H W"))
-    out = np.zeros(clip.shape)
-    for n in range(len(clip)):
-        low, high = clip[n].min(), clip[n].max()
+    (x,) = arrays("tvl1.normalise", x=(x, "N C T H W"))
+    out = np.zeros(x.shape)
+    for n in range(len(x)):
+        low, high = x[n].min(), x[n].max()
         if high > low:
-            out[n] = (clip[n] - low) / (high - low) * 255
+            out[n] = (x[n] - low) / (high - low) * 255
     return out
 
 
@@ -381,3 +382,139 @@ def representation_flow(
             else:
                 p[k] = dual_step(*p[k], dx, dy, tau=tau, theta=theta)
     return np.concatenate(u, axis=1)
+
+
+# Of the pyramid: weights of the derivative along a line, the smallest side, sigma of the blur at a ratio of sqrt(2), and
+# the constant of the bicubic kernel, OpenCV's and torch's.
+FIVE_TAPS = np.array([1.0, -8, 0, 8, -1]) / 12
+SMALLEST = 8
+BLUR = 0.6
+BICUBIC = -0.75
+
+
+def pyramid_flow(
+    image0: Array,
+    image1: Array,
+    *,
+    tau: float = 0.25,
+    lam: float = 0.25,
+    theta: float = 0.3,
+    n_scales: int = 20,
+    scale: float = 0.8,
+    n_warps: int = 5,
+    n_iter: int = 30,
+    tolerance: float | None = None,
+    median: int = 5,
+) -> Array:
+    """The flow of one grey image to another by TV-L1, from coarse to fine: the `Flow` modality of all five papers.
+
+    The default lambda expects grey levels in [0, 255]; on [0, 1] the flow is near 0
+    (test_pyramid.py::test_default_parameters_expect_grey_levels).
+
+    Equation: RF19 §3.1 names the method (Zach et al. 2007); printed are (1)-(6). Scale s has the sides H scale^s and
+        W scale^s, rounded; at most `n_scales`, those with a side below 8 are left out. A scale is the one before,
+        blurred by a Gaussian (sigma 0.6 sqrt(ratio^2 - 1) per axis, ratio of the sides) and resized.
+        From the smallest scale, u = 0, to the largest: p = 0, then `n_warps` times
+          u0 = median of u over median x median pixels (1: none),
+          F2, grad F2 at p + u0(p) by bicubic interpolation (a = -0.75), grad F2 by [1, -8, 0, 8, -1] / 12,
+          rho_c = F2 - grad F2 . u0 - F1; outside the image rho_c and grad F2 fall to 0 within one pixel,
+          `n_iter` times (2)-(5), fewer for a sample whose flow changes by less than `tolerance` (root mean square).
+        Then u is resized, ux times the ratio of the widths, uy times that of the heights.
+    Shapes: image0, image1 (N, 1, H, W) -> (N, 2, H, W).
+    Units: pixels per frame step, y down, image0(p) = image1(p + flow(p)). tolerance: pixels.
+    Border: repeated in blur, resize, median, derivative and bicubic taps. Resize: bilinear between pixel centres
+        (half-pixel rule).
+    Kinks: not differentiated; the result is continuous in both images.
+    Deviations: none of the papers says how; the choices above are the field's, lambda serves four real pairs
+        (test_pyramid.py::test_real_pairs_are_not_worse_than_the_better_peer, docs/pyramid_flow.md).
+    Raises: TypeError or ValueError for dtypes, shapes, every number, or values that are not finite.
+    """
+    name = "tvl1.pyramid_flow"
+    for argument, number_above_0 in (("tau", tau), ("lam", lam), ("theta", theta)):
+        positive(name, argument, number_above_0)
+    count(name, "n_scales", n_scales)
+    positive(name, "scale", scale, below=1)
+    count(name, "n_warps", n_warps)
+    count(name, "n_iter", n_iter)
+    if tolerance is not None:
+        positive(name, "tolerance", tolerance)
+    odd(name, "median", median)
+    f1, f2 = arrays(name, image0=(image0, "N 1 H W"), image1=(image1, "N 1 H W"))
+    H, W = f1.shape[2:]
+    pyramid = [(f1, f2)]
+    for s in range(1, n_scales):
+        h, w = int(H * scale**s + 0.5), int(W * scale**s + 0.5)
+        if min(h, w) < SMALLEST:
+            break
+        pyramid.append((_smaller(pyramid[-1][0], h, w), _smaller(pyramid[-1][1], h, w)))
+
+    u = np.zeros((len(f1), 2, *pyramid[-1][0].shape[2:]))
+    for f1, f2 in reversed(pyramid):
+        (h0, w0), (h, w) = u.shape[2:], f1.shape[2:]
+        u = _resize(u, h, w) * np.array([w / w0, h / h0]).reshape(2, 1, 1)
+        p = np.zeros((2, 2, *f1.shape))  # component of the flow, part
+        gx, gy = (ndimage.correlate1d(f2, FIVE_TAPS, axis=axis, mode="nearest") for axis in (3, 2))
+        for _ in range(n_warps):
+            u = ndimage.median_filter(u, size=(1, 1, median, median), mode="nearest")
+            weight = _inside(u)
+            warped, wx, wy = (_bicubic(f, u) for f in (f2, gx, gy))
+            rho_c = weight * data_constant(f1, warped, wx, wy, u[:, :1], u[:, 1:])
+            wx, wy = weight * wx, weight * wy
+            for n in range(len(u)):
+                one = np.s_[n : n + 1]
+                for _ in range(n_iter):
+                    before = u[one].copy()
+                    ux, uy = u[one, :1], u[one, 1:]
+                    rho = data_residual(rho_c[one], wx[one], wy[one], ux, uy)
+                    v = threshold_step(ux, uy, rho, wx[one], wy[one], lam=lam, theta=theta)
+                    for k in (0, 1):
+                        u[one, k : k + 1] = primal_step(v[k], *p[k, :, one], "adjoint", theta=theta)
+                        d = flow_gradient(u[one, k : k + 1], "forward")
+                        p[k, :, one] = dual_step(*p[k, :, one], *d, tau=tau, theta=theta)
+                    if tolerance is not None and ((u[one] - before) ** 2).sum(1).mean() < tolerance**2:
+                        break
+    return u
+
+
+def _smaller(f: Array, h: int, w: int) -> Array:
+    ratio = np.array(f.shape[2:]) / (h, w)
+    sigma = BLUR * np.sqrt(ratio**2 - 1)
+    return _resize(ndimage.gaussian_filter(f, (0, 0, *sigma), mode="nearest", truncate=4.0), h, w)
+
+
+def _resize(f: Array, h: int, w: int) -> Array:
+    """Bilinear between pixel centres: pixel i of n lies at (i + 1/2) / n of the side; the border is repeated."""
+    for axis, size in ((2, h), (3, w)):
+        n = f.shape[axis]
+        at = (np.arange(size) + 0.5) * n / size - 0.5
+        f = np.apply_along_axis(lambda line, at=at, n=n: np.interp(at, np.arange(n), line), axis, f)
+    return f
+
+
+def _inside(u: Array) -> Array:
+    """1 where p + u(p) is in the image, 0 from one pixel outside, linear between; (N, 1, H, W)."""
+    H, W = u.shape[2:]
+    y, x = np.mgrid[:H, :W]
+    x, y = x + u[:, :1], y + u[:, 1:]
+    across, down = np.minimum(x + 1, W - x), np.minimum(y + 1, H - y)
+    return np.clip(across, 0, 1) * np.clip(down, 0, 1)
+
+
+def _bicubic(f: Array, u: Array) -> Array:
+    """f (N, 1, H, W) at p + u(p) from 4 x 4 pixels (Keys 1981, a = -0.75), the border repeated."""
+    N, _, H, W = f.shape
+    n, y, x = np.mgrid[:N, :H, :W]
+    y, x = y + u[:, 1], x + u[:, 0]
+    out = np.zeros(f.shape)
+    for j in range(-1, 3):
+        for i in range(-1, 3):
+            row, column = np.floor(y) + j, np.floor(x) + i
+            tap = f[n, 0, np.clip(row, 0, H - 1).astype(int), np.clip(column, 0, W - 1).astype(int)]
+            out[:, 0] += _keys(y - row) * _keys(x - column) * tap
+    return out
+
+
+def _keys(t: Array) -> Array:
+    a, t = BICUBIC, np.abs(t)
+    near = (a + 2) * t**3 - (a + 3) * t**2 + 1
+    return np.where(t <= 1, near, a * t**3 - 5 * a * t**2 + 8 * a * t - 4 * a)

@@ -32,13 +32,16 @@ def each_row() -> pytest.MarkDecorator:
     return pytest.mark.parametrize("row", EQUATIONS.values(), ids=EQUATIONS.keys())
 
 
-def each_variant(*, differentiable: bool = False, batched: bool = False) -> pytest.MarkDecorator:
-    """Once per row and variant; only rows that have a gradient, or a batch, if so asked."""
+def each_variant(
+    *, differentiable: bool = False, batched: bool = False, stems: tuple[str, ...] = ()
+) -> pytest.MarkDecorator:
+    """Once per row and variant; only rows that have a gradient, or a batch, or of these stems, if so asked."""
     pairs = [
         (row, dict(variant))
         for row in EQUATIONS.values()
         for variant in row.variants
         if (row.differentiable or not differentiable) and ("N" in row.dims or not batched)
+        if not stems or row.id.split(".")[0] in stems
     ]
     names = ["-".join([row.id, *map(str, variant.values())]) for row, variant in pairs]
     return pytest.mark.parametrize("row, variant", pairs, ids=names)

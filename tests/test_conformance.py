@@ -1216,10 +1216,10 @@ def test_show_points_at_what_exists(command, row):
     assert Path(generated[1]).is_file() and generated[2] == row.id
 
 
-def test_every_test_that_a_docstring_names_exists():
+def test_every_test_that_docstrings_and_pages_name_exists():
     named = {
         (path.name, *match)
-        for path in (ROOT / "refimpl").glob("*.py")
+        for path in (*(ROOT / "refimpl").glob("*.py"), *(ROOT / "docs").glob("*.md"))
         for match in re.findall(r"(test_\w+\.py)::(\w+)", path.read_text())
     }
     assert len(named) >= 7

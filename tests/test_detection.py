@@ -253,6 +253,14 @@ def test_encode_boxes_worked_out_by_hand(detection):
     np.testing.assert_allclose(got, [[1, -0.25, 0, -math.log(2)]], rtol=0, atol=1e-15)
 
 
+def test_encode_boxes_does_not_feel_py_faster_rcnn_s_half_pixel(detection):
+    """Its centres are x1 + w / 2, for box and anchor alike; FGFA's 1e-14 more of width is below rounding."""
+    boxes, anchors = np.array([[12.0, 3, 40, 30]]), np.array([[10.0, 0, 29, 39]])
+    size, base = boxes[:, 2:] - boxes[:, :2] + 1, anchors[:, 2:] - anchors[:, :2] + 1
+    theirs = (boxes[:, :2] + size / 2 - anchors[:, :2] - base / 2) / (base + 1e-14)
+    np.testing.assert_allclose(detection.encode_boxes(boxes, anchors)[:, :2], theirs, rtol=1e-14)
+
+
 def test_decode_boxes_worked_out_by_hand(detection):
     got = detection.decode_boxes(np.array([[1, -0.25, 0, -math.log(2)]]), np.array([[0.0, 0, 9, 19]]))
     np.testing.assert_allclose(got, [[10, 0, 19, 9]], rtol=0, atol=1e-14)

@@ -26,6 +26,7 @@ from motionspec.cli.compare import (  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
 SMALL = 5  # number of a case of size (1, 1, 5, 7): holds every border and corner
+MAPS = ("brightness", "off", "tvl1", "costvol", "warp", "pool3d")  # stems that give a result for each sample
 SMOOTH = 8  # number of a case of several channels and clips away from kinks
 
 
@@ -151,6 +152,38 @@ def test_expanded_inputs(row, variant):
         ):
             summed = b.sum(0, keepdim=True) if name in batched(row) else b
             torch.testing.assert_close(a, summed, rtol=1e-12, atol=1e-12)
+
+
+@each_variant(batched=True, stems=MAPS)
+def test_the_rest_of_the_batch_does_not_matter(row, variant):
+    """Neither to the reference nor to the operator, where the other sample is a thousand times larger."""
+    arrays = exact_case(row.id, SMOOTH)
+    for name in batched(row):
+        arrays[name][1] *= 1000
+    for n in (0, 1):
+        alone = {name: a[n : n + 1] if name in batched(row) else a for name, a in arrays.items()}
+        for together, single in zip(
+            as_outputs(row.reference(**arrays, **variant)), as_outputs(row.reference(**alone, **variant)), strict=True
+        ):
+            np.testing.assert_allclose(together[n : n + 1], single, rtol=1e-13, atol=0)
+        got, single = (as_list(operator(row)(**tensors(a), **variant)) for a in (arrays, alone))
+        torch.testing.assert_close([g[n : n + 1] for g in got], single, rtol=1e-13, atol=1e-13)
+
+
+@each_variant(differentiable=True, batched=True, stems=MAPS)
+def test_constant_maps_have_finite_gradients(row, variant):
+    """Flat maps, clips and scores, of 0 and not: no gradient, no largest value, no norm to divide by."""
+    for value in (0.0, 0.25):
+        arrays = exact_case(row.id, SMOOTH)
+        for name in batched(row):
+            arrays[name][...] = value
+        args, wanted = leaves(row, arrays)
+        got = [
+            g.masked_fill(g.isinf(), 0.0) for g in as_list(operator(row)(**args, **variant)) if g.is_floating_point()
+        ]
+        assert all(g.isfinite().all() for g in got)
+        for gradient in torch.autograd.grad([g.sum() for g in got], wanted):
+            assert gradient.isfinite().all()
 
 
 @each_variant(batched=True)

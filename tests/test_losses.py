@@ -199,6 +199,13 @@ def test_consensus_is_taken_before_the_softmax(losses):
     assert softmax(scores).mean(1).argmax() == 1
 
 
+def test_consensus_is_not_the_maximum(losses):
+    """OFF's released code takes the maximum over the ten crops: one crop that is sure decides."""
+    crops = np.array([[[3.0, 0], [0, 2], [0, 2]]])
+    assert losses.consensus(crops).argmax() == 1
+    assert crops.max(1).argmax() == 0
+
+
 def test_cross_entropy_printed_answer(losses):
     """Odds 1 : 2 : 5 are probabilities 1/8, 1/4, 5/8; equal scores have 1/K."""
     scores = np.log([[1.0, 2, 5], [3, 3, 3]])

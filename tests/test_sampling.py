@@ -55,6 +55,13 @@ def test_off_train_interval_is_constant(length):
     assert (np.diff(many(sampling.off_train, length, alpha=7, beta=25, draws=50)[..., 0]) == interval).all()
 
 
+def test_off_train_interval_of_the_released_code_is_not():
+    """It adds a random number below (L - 1) // 24 to each of its starts: for 99 frames 0 .. 3 to multiples of 4."""
+    average = (99 - 1) // (25 - 1)
+    theirs = (np.arange(7) + 11) * average + rng().integers(0, average, 7)
+    assert average == 4 and len(set(np.diff(theirs))) > 1
+
+
 def test_off_test_starts_at_the_first_frame():
     np.testing.assert_array_equal(sampling.off_test(61, beta=25)[:, 0], range(0, 50, 2))
     np.testing.assert_array_equal(sampling.off_test(9, beta=3, snippet=2), [[0, 1], [3, 4], [6, 7]])
@@ -196,6 +203,12 @@ def test_multi_crop_ten():
     np.testing.assert_array_equal(got[:, 2], [0] * 5 + [1] * 5)
     np.testing.assert_array_equal(sampling.multi_crop(5, 4, size=3)[4], [1, 0, 0])  # half a pixel: down
     np.testing.assert_array_equal(sampling.multi_crop(8, 8, size=8)[:, :2], 0)
+
+
+def test_multi_crop_ten_reaches_the_border():
+    """TSN's code takes four steps of (W - size) // 4: of 341 columns the last one is in no crop."""
+    assert 224 + 4 * ((341 - 224) // 4) == 340
+    assert 224 + sampling.multi_crop(256, 341, size=224)[:, 1].max() == 341
 
 
 def test_multi_crop_random():

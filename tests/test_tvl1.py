@@ -8,6 +8,7 @@ import pytest
 from voices import both
 
 from motionspec import refimpl
+from motionspec.synthetic import Layer, Scene, translation, waves
 
 tvl1 = both("tvl1")
 
@@ -54,12 +55,8 @@ def frames(*shape, seed=0):
 
 def texture(H=32, W=36):
     """A texture that spans [0, 255], of wavelengths above 13 px, and the same moved by one pixel to the right."""
-    rng = np.random.default_rng(0)
-    y, x = np.mgrid[:H, : W + 1].astype(float)
-    waves = zip(rng.uniform(0.5, 1, 12), *rng.uniform(-0.45, 0.45, (2, 12)), rng.uniform(0, 6.28, 12), strict=True)
-    f = sum(a * np.sin(p * x + q * y + phase) for a, p, q, phase in waves)[None, None]
-    f = 255 * (f - f.min()) / (f.max() - f.min())
-    return f[..., 1:].copy(), f[..., :-1].copy()
+    layer = Layer(waves((H, W), seed=0, wavelengths=(13, 40)), translation([0, 1], 0))
+    return Scene([layer], (H, W)).clip().frames.swapaxes(0, 1)[:, None]
 
 
 def inside(flow):
@@ -405,6 +402,14 @@ def test_flow_gradient_takes_both_derivatives_of_a_component(tvl1):
         assert (dx[..., 1:-1, 1:-1] == 0).all() and (dy[..., 1:-1, 1:-1] == gain).all()
 
 
+def test_flow_gradient_as_cross_correlation_makes_the_iteration_diverge(tvl1):
+    """(10) as conv2d would read it: the divergence then roughens the flow instead of smoothing it."""
+    f1, f2 = texture()
+    flows = [tvl1.representation_flow(f1, f2, flow_kernel=-SOBEL, n_iter=n) for n in (10, 40, 160)]
+    deviations = [inside(flow)[0].std() for flow in flows]
+    assert deviations[0] > 0.3 and (np.divide(deviations[1:], deviations[:-1]) > 3).all()
+
+
 def test_dual_step_by_hand(tvl1):
     """d = (3, 4), tau/theta = 2: p = (1 + 6, 0 + 8) / (1 + 10). At d = 0 p stays."""
     px, py = tvl1.dual_step(pixel(1, 0.5), pixel(0, -1), pixel(3, 0), pixel(4, 0), tau=0.5, theta=0.25)
@@ -515,6 +520,14 @@ def test_normalise_does_not_see_the_rest_of_the_batch(tvl1):
     released = 255 * (clips - clips.min()) / (clips.min() - clips.max())  # over the batch, and upside down
     assert released.min() == -255 and released.max() == 0
     assert np.abs(released[2]).max() - np.abs(released[2]).min() < 1
+
+
+def test_normalise_does_not_see_offset_and_gain(tvl1):
+    """Upside down under a negative gain, which the flow does not see either."""
+    clip = noise(2, 2, 3, 4, 5)
+    got = tvl1.normalise(clip)
+    np.testing.assert_allclose(tvl1.normalise(3 * clip + 7), got, rtol=0, atol=1e-11)
+    np.testing.assert_allclose(tvl1.normalise(-clip), 255 - got, rtol=0, atol=1e-11)
 
 
 def test_normalise_of_a_constant_clip_is_zero_with_derivative_zero(tvl1):
@@ -630,12 +643,41 @@ def test_released_scheme_is_the_released_code(tvl1, n_iter):
     assert np.abs(got - without).max() > 0.01 * np.abs(without).max()
 
 
+def test_released_epsilon_in_the_residual_changes_nothing_to_be_seen(tvl1):
+    """The released code adds 1e-12 to rho, `released` does not: the same as if the later frame were brighter by it."""
+    f1, f2 = frames(2, 3, 8, 9)
+    flows = [tvl1.representation_flow(f1, f, scheme="released", n_iter=20) for f in (f2, f2 + 1e-12)]
+    np.testing.assert_allclose(*flows, rtol=0, atol=1e-9)
+
+
+def test_later_release_is_blind_to_horizontal_motion(tvl1):
+    """Its kernels for x hold the vertical derivative too: upright stripes that move to the right stand still."""
+    f1, f2 = (np.broadcast_to(127 + 127 * np.sin(0.4 * (np.arange(36) - s)), (1, 1, 32, 36)).copy() for s in (0, 1))
+    u, _ = inside(tvl1.representation_flow(f1, f2, n_iter=100))
+    assert abs(u.mean() - 1) < 0.05
+    vertical = np.stack([SOBEL_X.T, SOBEL_X.T]) / 8
+    assert np.abs(tvl1.representation_flow(f1, f2, n_iter=100, image_kernel=vertical)).max() < 1e-12
+
+
+def test_masks_of_the_released_code_are_integers_today():
+    """`mask ^ 1` was its "not": an int64 now, so that v[mask] picks elements 0 and 1 again and again."""
+    torch = pytest.importorskip("torch")
+    mask = torch.tensor([True, False, True])
+    assert (mask ^ 1).dtype == torch.int64
+    assert torch.tensor([10, 20, 30])[mask ^ 1].tolist() == [10, 20, 10]
+    assert torch.tensor([10, 20, 30])[~mask].tolist() == [20]
+
+
 def test_classic_scheme_finds_a_shift_by_one_pixel(tvl1):
-    """Mean within 5 %, deviation below 0.1, 4 px from the border, after 100 iterations; the same upwards and back."""
+    """Mean within 5 %, deviation below 0.1, 4 px from the border, after 100 iterations; the same upwards and back.
+
+    And in `released`, whose gradient has unit gain too.
+    """
     f1, f2 = texture()
-    u, v = inside(tvl1.representation_flow(f1, f2, n_iter=100))
-    assert abs(u.mean() - 1) < 0.05 and u.std() < 0.1
-    assert abs(v.mean()) < 0.05 and v.std() < 0.1
+    for scheme in ("classic", "released"):
+        u, v = inside(tvl1.representation_flow(f1, f2, n_iter=100, scheme=scheme))
+        assert abs(u.mean() - 1) < 0.05 and u.std() < 0.1
+        assert abs(v.mean()) < 0.05 and v.std() < 0.1
     u, _ = inside(tvl1.representation_flow(f2, f1, n_iter=100))
     assert abs(u.mean() + 1) < 0.05 and u.std() < 0.1
     _, v = inside(tvl1.representation_flow(*(f.swapaxes(2, 3).copy() for f in (f1, f2)), n_iter=100))
