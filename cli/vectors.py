@@ -187,7 +187,8 @@ def _write_case(case: Case, folder: Path, seed: int) -> dict[str, Any]:
     """Write one file; its entry in the manifest."""
     known = case.known(seed)
     gradients = case.gradients(known)
-    _hold_gradients(case, known, part_of(gradients, "gradient"), seed)
+    if gradients:  # an equation without any needs no operator
+        _hold_gradients(case, known, part_of(gradients, "gradient"), seed)
     entry = case.entry(known | gradients)
     told = np.frombuffer(json.dumps({"schema": SCHEMA} | entry).encode(), np.uint8)
     data = _npz(known | gradients | {"case": told})
