@@ -220,7 +220,7 @@ class Judge:
                 if outcome.problem:
                     verdict.kind, verdict.note, verdict.failure = outcome.kind, outcome.problem, self._failure(k)
                 else:
-                    self._compare_gradient(verdict, k, name, arrays, weights, outcome.gradients[name])
+                    self.compare_gradient(verdict, k, name, arrays, weights, outcome.gradients[name])
             if outcome.problem:
                 break
         return list(verdicts.values())
@@ -232,7 +232,7 @@ class Judge:
         weights = cotangents(self.row, wants, (self.seed, k), self.dtype)
         return arrays, weights, self.perform(arrays, wants, weights)
 
-    def _compare_gradient(
+    def compare_gradient(
         self,
         verdict: Verdict,
         k: int,
@@ -240,14 +240,15 @@ class Judge:
         arrays: dict[str, np.ndarray],
         weights: Sequence[np.ndarray | None],
         gradient: np.ndarray | None,
+        limit: int = 64,
     ) -> None:
-        """Fold one gradient into its verdict."""
+        """Fold one gradient into its verdict, element by element up to `limit` elements."""
         if gradient is None:
             verdict.kind, verdict.note = "no gradient", f"the output does not depend on {name} for autograd"
             verdict.failure = self._failure(k)
             return
         relative, absolute = gradient_tolerance(self.row, name, self.dtype, scale(k))
-        for index, direction in directions(gradient.shape, k):
+        for index, direction in directions(gradient.shape, k, limit):
             want = directional(self.row, self.variant, arrays, name, direction, weights, step(self.row, name, scale(k)))
             along = gradient[index] if index is not None else gradient * direction
             got = float(np.sum(along))

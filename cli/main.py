@@ -15,8 +15,10 @@ import motionspec
 from motionspec.cli.cases import DTYPES
 from motionspec.cli.check import Verdict, judge
 from motionspec.cli.inventory import ROOT, find, planned
+from motionspec.cli.results import judge_results
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.text import report, settings, table
+from motionspec.cli.vectors import Vectors, write
 from motionspec.refimpl.equations import EQUATIONS, SINGLE
 
 
@@ -87,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         help="what the callable takes and returns; default: numpy with --impl",
     )
     one.add_argument("--device", default="cpu", help="torch device of the inputs (default: cpu)")
-    one.add_argument("--dtype", default="float64", help=f"one or more of {','.join(DTYPES)} (default: float64)")
+    one.add_argument("--dtype", help=f"one or more of {','.join(DTYPES)} (default: float64)")
     one.add_argument(
         "--grad", action="store_true", help="also hold the gradients against the reference's central differences"
     )
@@ -99,7 +101,29 @@ def _parser() -> argparse.ArgumentParser:
         "--timeout", type=_positive(float), default=60.0, metavar="SECONDS", help="for one call (default: 60)"
     )
     one.add_argument("--json", metavar="FILE", help="also write the verdicts there")
+    one.add_argument(
+        "--vectors-result",
+        metavar="DIR",
+        help="judge result files instead, which another program made of the files of `motionspec vectors`. "
+        "--dtype: one, default that of the files; --impl, --framework, --device, --cases, --timeout do not apply",
+    )
+    one.add_argument(
+        "--vectors", metavar="DIR", help="the vectors that --vectors-result answers (default: those of --seed, anew)"
+    )
     one.set_defaults(run=check)
+
+    one = commands.add_parser(
+        "vectors",
+        help="write inputs and expected outputs and gradients as .npz files, for programs in any language",
+        description="Write golden vectors: per case an .npz of inputs, expected outputs, output cotangents and input "
+        "gradients, and a manifest.json with parameters, tolerances and citations. Result files that a program makes "
+        "of them are judged by `motionspec check ID --vectors-result DIR`.",
+        epilog="example: motionspec vectors warp costvol.cosine -o vectors",
+    )
+    one.add_argument("ids", nargs="*", metavar="ID", help="equations, or stems such as warp (default: every equation)")
+    one.add_argument("-o", "--output", required=True, metavar="DIR", help="a new or empty folder")
+    one.add_argument("--seed", type=_natural, default=0, metavar="S", help="other inputs (default: 0)")
+    one.set_defaults(run=write_vectors)
 
     one = commands.add_parser(
         "demo",
@@ -258,7 +282,7 @@ def check(arguments: argparse.Namespace) -> int:
         )
     if not chosen:
         raise CannotRun("name equations to check, or --all; `motionspec list` shows them")
-    dtypes = arguments.dtype.split(",")
+    dtypes = (arguments.dtype or "float64").split(",")
     for dtype in dtypes:
         if dtype not in DTYPES:
             raise CannotRun(f"--dtype {dtype}: expected one or more of {','.join(DTYPES)}")
@@ -268,6 +292,10 @@ def check(arguments: argparse.Namespace) -> int:
     for key, value in map(_key_value, arguments.variant):
         if variant.setdefault(key, value) != value:
             raise CannotRun(f"--variant {key}: {variant[key]} or {value}? Choose one, or leave it out to judge all")
+    if arguments.vectors_result is not None:
+        return _check_results(arguments, chosen, variant)
+    if arguments.vectors is not None:
+        raise CannotRun("--vectors goes with --vectors-result, the folder of your results")
     framework = arguments.framework or ("torch" if arguments.impl is None else "numpy")
     if arguments.impl is None and framework != "torch":
         raise CannotRun("our operators take torch tensors: leave --framework out, or name your own with --impl")
@@ -293,10 +321,54 @@ def check(arguments: argparse.Namespace) -> int:
                 )
     finally:
         progress.clear()
+    return _report(verdicts, arguments)
+
+
+def _report(verdicts: Sequence[Verdict], arguments: argparse.Namespace) -> int:
     print(report(verdicts))
     if arguments.json is not None:
         _write_json(Path(arguments.json), verdicts, vars(arguments))
     return 0 if all(v.ok for v in verdicts) else 1
+
+
+def _check_results(arguments: argparse.Namespace, chosen: Sequence[str], variant: dict[str, str]) -> int:
+    """`motionspec check --vectors-result`."""
+    if arguments.impl is not None or arguments.framework is not None:
+        raise CannotRun("--impl and --framework do not go with --vectors-result, which reads files")
+    if arguments.dtype is not None and "," in arguments.dtype:
+        raise CannotRun(f"--dtype {arguments.dtype}: expected one, the precision of the results")
+    vectors = None if arguments.vectors is None else Vectors(Path(arguments.vectors))
+    verdicts: list[Verdict] = []
+    progress = Progress()
+    try:
+        for equation in chosen:
+            verdicts += judge_results(
+                equation,
+                Path(arguments.vectors_result),
+                vectors,
+                variant=variant,
+                dtype=arguments.dtype,
+                seed=arguments.seed,
+                grad=arguments.grad,
+                progress=progress,
+            )
+    finally:
+        progress.clear()
+    status = _report(verdicts, arguments)
+    if status and vectors is None:
+        print(f"\nheld against the vectors of seed {arguments.seed}; others: --seed S, or --vectors DIR")
+    return status
+
+
+def write_vectors(arguments: argparse.Namespace) -> int:
+    """`motionspec vectors`."""
+    progress = Progress()
+    try:
+        says = write(arguments.ids, Path(arguments.output), arguments.seed, progress)
+    finally:
+        progress.clear()
+    print(says)
+    return 0
 
 
 def run_demo(arguments: argparse.Namespace) -> int:

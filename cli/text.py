@@ -67,7 +67,8 @@ def failure_text(verdict: Verdict) -> str:
             lines.append(f"first wrong: {failure.place}")
             lines.append(f"expected {failure.expected!r}")
             lines.append(f"got      {failure.got!r}")
-        lines.append(f"reproduce (prints got, expected):\n    python -c {_quoted(failure.reproduce)}")
+        if failure.reproduce:
+            lines.append(f"reproduce (prints got, expected):\n    python -c {_quoted(failure.reproduce)}")
     return "\n  ".join(lines)
 
 

@@ -1,0 +1,216 @@
+"""Judges what another program made of the golden vectors: the verdicts of `motionspec check`, from result files."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from motionspec.cli.cases import scale, sizes
+from motionspec.cli.check import Failure, Verdict, variants_to_judge
+from motionspec.cli.compare import compare
+from motionspec.cli.explain import Record, explain
+from motionspec.cli.inventory import find
+from motionspec.cli.runner import CannotRun
+from motionspec.cli.vectors import Arrays, Case, Progress, Vectors, cases_of, part_of, read_npz
+from motionspec.refimpl.equations import Equation
+
+ADVICE = "write it again, plain arrays of numbers as numpy.savez does"
+FLOATS = ("float64", "float32", "float16")  # those that a file can hold
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case with what came, nothing if its file is missing, and what should have come."""
+
+    case: Case
+    got: Arrays
+    want: Arrays
+    path: Path  # of the file with `got`
+    reference: Path | None  # of the one with `want`
+
+    @property
+    def inputs(self) -> Arrays:
+        """By the names of the arguments."""
+        return part_of(self.want, "input")
+
+    @property
+    def size(self) -> int:
+        """Elements of all inputs."""
+        return sum(array.size for array in self.inputs.values())
+
+
+def judge_results(
+    equation: str,
+    folder: Path,
+    vectors: Vectors | None,
+    *,
+    variant: Mapping[str, Any],
+    dtype: str | None,
+    seed: int,
+    grad: bool,
+    progress: Progress,
+) -> list[Verdict]:
+    """All verdicts on the results of one equation in `folder`.
+
+    They are held against `vectors`, or against what `seed` gives; in the precision `dtype`, or that of the arrays.
+    Raises CannotRun for a file that cannot be judged.
+    """
+    row = find(equation)
+    chosen = variants_to_judge(equation, variant, lambda names: names)
+    cases = cases_of(row)
+    came = _read(row, cases, folder)
+    precision = dtype or _precision(came)
+    allowed = FLOATS if dtype else (precision,)
+    asked = [case for case in cases if case.variant in chosen and precision in case.dtypes]
+    results = []
+    for done, case in enumerate(asked, 1):
+        results.append(_result(case, came.get(case, {}), folder / case.file, vectors, seed))
+        progress(f"{equation} {precision}", done, len(asked))
+    results.sort(key=lambda result: result.size)
+    verdicts = []
+    for one in chosen:
+        mine = [result for result in results if result.case.variant == one]
+        unasked = sum(case.variant == one and case not in asked for case in came)
+        verdicts += _verdicts(row, one, precision, allowed, mine, unasked, grad)
+    return verdicts
+
+
+def _read(row: Equation, cases: Sequence[Case], folder: Path) -> dict[Case, Arrays]:
+    """The results that are there."""
+    if not folder.is_dir():
+        raise CannotRun(f"--vectors-result {folder}: there is no such folder")
+    found = sorted((folder / row.id).glob("*.npz"))
+    if not found:
+        raise CannotRun(f"{folder / row.id}: no results; expected a file per case, such as {cases[0].file}")
+    known = {folder / case.file: case for case in cases}
+    came = {}
+    for path in found:
+        if path not in known:
+            raise CannotRun(f"{path}: is no case of {row.id}: name it as the vectors' file, or remove it")
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise CannotRun(f"{path}: {error.strerror}: {ADVICE}") from error
+        came[known[path]] = read_npz(path, data, ADVICE)
+        _check_names(known[path], path, came[known[path]])
+    return came
+
+
+def _check_names(case: Case, path: Path, arrays: Arrays) -> None:
+    """Raise CannotRun unless every output is there and nothing but outputs and gradients."""
+    outputs = [f"output.{name}" for name in case.row.outputs]
+    gradients = [f"gradient.{name}" for name in case.row.differentiable if case.gradient_dtypes]
+    for name in outputs:
+        if name not in arrays:
+            raise CannotRun(f"{path}: has no {name}, only {', '.join(arrays)}: {ADVICE}")
+    for name in arrays:
+        if name not in (*outputs, *gradients):
+            raise CannotRun(f"{path}: has {name}, which is none of {', '.join([*outputs, *gradients])}: leave it out")
+
+
+def _precision(came: Mapping[Case, Arrays]) -> str:
+    """That of the first floating-point output; float64, which is then expected, where there is none."""
+    arrays = (array for result in came.values() for array in part_of(result, "output").values())
+    return next((array.dtype.name for array in arrays if array.dtype.name in FLOATS), "float64")
+
+
+def _result(case: Case, got: Arrays, path: Path, vectors: Vectors | None, seed: int) -> Result:
+    if vectors is not None:
+        want, reference = vectors.arrays(case), vectors.folder / case.file
+    else:
+        want, reference = case.known(seed), None
+        if any(name.startswith("gradient.") for name in got):
+            want |= case.gradients(want)
+    # One element in any number of axes is a number: not every writer of .npy knows the shape ().
+    got = {n: a.reshape(()) if a.size == 1 and n in want and want[n].shape == () else a for n, a in got.items()}
+    return Result(case, got, want, path, reference)
+
+
+def _verdicts(
+    row: Equation,
+    variant: dict[str, Any],
+    dtype: str,
+    allowed: Sequence[str],
+    results: Sequence[Result],
+    unasked: int,
+    grad: bool,
+) -> list[Verdict]:
+    """Of one variant: the value; the gradients that any result holds, or all with `grad`."""
+
+    def judged(checked: str, results: Sequence[Result], names: Sequence[str]) -> Verdict:
+        verdict = Verdict(row.id, variant, dtype, checked)
+        _judge(verdict, results, names, allowed)
+        missing = [result for result in results if any(name not in result.got for name in names)]
+        if missing and verdict.ok:
+            first = missing[0]
+            verdict.kind = "missing"
+            verdict.note = f"{first.path} has no {names[0]}" if first.got else f"there is no {first.path}"
+            verdict.note += f"; {len(missing)} of {len(results)} results {'is' if len(missing) == 1 else 'are'} missing"
+        return verdict
+
+    value = judged("value", results, [f"output.{name}" for name in row.outputs])
+    if value.kind in ("differs", "returns NaN"):
+        value.note = explain(row, variant, [_record(result) for result in results if result.got], dtype)
+    elif value.ok and unasked:
+        value.note = f"{unasked} more not judged: their inputs are not exact in {dtype}"
+    smooth = [result for result in results if dtype in result.case.gradient_dtypes]
+    names = [name for name in row.differentiable if grad or any(f"gradient.{name}" in r.got for r in smooth)]
+    return [value, *(judged(f"gradient of {name}", smooth, [f"gradient.{name}"]) for name in names)]
+
+
+def _judge(verdict: Verdict, results: Sequence[Result], names: Sequence[str], allowed: Sequence[str]) -> None:
+    """Fold the arrays of these names into the verdict, the results that have them in turn."""
+    for result in results:
+        if any(name not in result.got for name in names):
+            continue
+        verdict.cases += 1
+        for name in names:
+            problem = _problem(name, result.got[name], result.want[name], allowed)
+            if not problem:
+                _compare(verdict, result, name)
+                continue
+            # What stops a case stops the judging: a verdict on the rest would not mean much.
+            if verdict.ok:
+                kind, says = problem
+                verdict.kind, verdict.note, verdict.failure = kind, f"{result.case.file}: {says}", _failure(result)
+            return
+
+
+def _problem(name: str, got: np.ndarray, want: np.ndarray, allowed: Sequence[str]) -> tuple[str, str] | None:
+    """(kind, problem) of an array that cannot be compared."""
+    expected = allowed if want.dtype == np.float64 else (want.dtype.name,)
+    if got.dtype.name not in expected:
+        return "wrong dtype", f"{name} has dtype {got.dtype.name}, expected {' or '.join(expected)}"
+    if got.shape != want.shape:
+        return "wrong shape", f"{name} has shape {got.shape}, expected {want.shape}"
+    return None
+
+
+def _compare(verdict: Verdict, result: Result, name: str) -> None:
+    """Fold one array into the verdict."""
+    got, want, file = result.got[name], result.want[name], result.case.file
+    found = compare(got, want, *result.case.tolerance(name, verdict.dtype))
+    verdict.fold(found.error, found.tolerance)
+    if not found.ok and verdict.ok:
+        i = found.first
+        verdict.kind = "returns NaN" if np.isnan(got[i]) and not np.isnan(want[i]) else "differs"
+        verdict.failure = failure = _failure(result)
+        failure.place = f"{file}: {name}[{', '.join(map(str, i))}] ({found.wrong} of {got.size} elements wrong)"
+        failure.expected, failure.got = float(want[i]), float(got[i])
+        if result.reference is not None:
+            both = ", ".join(f"np.load({str(path)!r})[{name!r}][{i}]" for path in (result.path, result.reference))
+            failure.reproduce = f"import numpy as np; print({both})"
+
+
+def _failure(result: Result) -> Failure:
+    small = result.inputs if result.size <= 24 else {}
+    return Failure(result.case.k, {dim: sizes(result.case.k)[dim] for dim in result.case.row.dims}, "", arrays=small)
+
+
+def _record(result: Result) -> Record:
+    row, k = result.case.row, result.case.k
+    got = [result.got[f"output.{name}"] for name in row.outputs]
+    plain = [array if array.dtype == bool else array.astype(np.float64) for array in got]
+    return Record(result.inputs, [scale(k) ** degree for degree in row.degree], plain)
