@@ -229,7 +229,7 @@ def test_explanation_passes_over_variants_of_another_shape_and_takes_infinities_
     assert verdict.note == "what differs: the variant: this is radius=1, border='exclude'"
     (verdict,) = verdicts(lambda f0, f1: 2 * wrong(f0, f1), "costvol.cosine", variant={"border": "exclude"})
     assert verdict.note == "what differs: the gain of C: 2 times the expected"
-    (verdict,) = verdicts(lambda f0, f1: np.arccos(costvol.cosine(f0, f1, radius=1).clip(-1, 1)), "costvol.cosine")
+    (verdict,) = verdicts(lambda f0, f1: np.arcsin(costvol.cosine(f0, f1, radius=1).clip(-1, 1)), "costvol.cosine")
     assert "Closest is radius=1, border='zero'" in verdict.note
 
 
