@@ -187,7 +187,7 @@ class Judge:
             if outcome.printed and not verdict.note:
                 verdict.note = f"prints to stdout: {outcome.printed.strip()[:60]!r}"
             units = [scale(k) ** degree for degree in self.row.degree]
-            records.append(Record(arrays, units, outcome.outputs))
+            records.append(Record(arrays, units, outcome.outputs, is_smooth(k)))
             self._compare(verdict, k, wants, outcome.outputs, units)
         if not verdict.ok:
             verdict.note = explain(self.row, self.variant, records, self.dtype)

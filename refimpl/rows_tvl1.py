@@ -144,7 +144,7 @@ def _shared(f1: np.ndarray, f2: np.ndarray, scheme: str = "classic", **options: 
     flow = tvl1.representation_flow(f1, f2, scheme=scheme, **options)
     N, _, H, W = flow.shape
     u, v = flow.reshape(N, 2, -1, H, W).mean(2, keepdims=True).swapaxes(0, 1)
-    return np.concatenate([np.broadcast_to(a, f1.shape) for a in (u[:, 0:1, 0], v[:, 0:1, 0])], axis=1)
+    return np.concatenate([np.broadcast_to(a, f1.shape) for a in (u, v)], axis=1)
 
 
 def _gradient_of_the_earlier(f1: np.ndarray, f2: np.ndarray, scheme: str = "classic", **options: Any) -> np.ndarray:

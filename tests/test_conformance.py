@@ -849,7 +849,7 @@ PEERS = {  # module, equation, adapter and options, what differs (empty: it agre
         "nothing tried explains it. Closest is outside='blend', off by up to 0.95 times the values' scale"),
     "prewitt": (
         "scipy.ndimage", "off.spatial_gradient scipy_prewitt",
-        "the sign of Fy; the border rule (the interior agrees)"),
+        "a known mistake: border repeated; the sign of Fy"),
     "kornia": (
         "kornia", "off.spatial_gradient kornia_spatial_gradient --framework torch",
         "the variant: this is kernel='sobel'; the gain of Fx: 0.125 times the expected; the gain of Fy: -0.125 times "
@@ -883,6 +883,12 @@ def padded(mode):
 
 
 replicated, reflected = padded("edge"), padded("reflect")
+
+
+def last_of_ties(c):
+    N, H, W, P, Q = c.shape
+    v, u = np.unravel_index(c[..., ::-1, ::-1].reshape(N, H, W, P * Q).argmax(-1), (P, Q))
+    return np.stack([Q // 2 - u, P // 2 - v], axis=1).astype(float)
 
 
 def single(array):
@@ -944,7 +950,8 @@ DIFFERS = [  # equation, what somebody wrote, what the report says
     ("metrics.psnr", lambda image, target, peak: 10 * np.log10(peak**2 / np.mean((image - target) ** 2)),
      "a known mistake: of the MSE of all images"),
     ("metrics.top_k", lambda scores, label: 100 * np.mean(scores.argmax(1) == label),
-     "the gain of accuracy: 100 times the expected; ties and kinks (the cases without any agree)"),
+     "a known mistake: ties count for; the gain of accuracy: 100 times the expected"),
+    ("costvol.hard_displacement", lambda c: last_of_ties(c), "ties and kinks (the cases without any agree)"),
     ("losses.multiscale_endpoint_error", lambda flows, target, *, mask: losses.multiscale_endpoint_error(
         flows, target, alpha=(0.125, 0.5), mask=mask), "a known mistake: weights from fine to coarse"),
 ]

@@ -210,6 +210,8 @@ MUTANTS = [(row, label, mutant) for row in EQUATIONS.values() for label, mutant 
 def test_plausible_mistakes_are_rejected(row, label, mutant):
     for verdict in verdicts(mutant, row.id):
         assert verdict.kind == "differs", verdict
+        assert verdict.cases == 40, "the mistake does not run on all cases"
+        assert "nothing tried explains it" not in verdict.note
 
 
 @pytest.mark.parametrize("radius", [(1, 2), "(1, 2)"], ids=["value", "text"])
