@@ -103,7 +103,7 @@ def _meanings(
         # One that does not take the variant is a mistake in the default one.
         if taken >= given and (taken >= set(variant) or dict(variant) == dict(row.variants[0])):
             keywords = {name: value for name, value in variant.items() if name in taken}
-            yield _MISTAKE, f"a known mistake: {label}", partial(_call, row, mistake, keywords, _as_it_is)
+            yield _MISTAKE, f"a known departure: {label}", partial(_call, row, mistake, keywords, _as_it_is)
 
 
 def _call(
@@ -190,6 +190,8 @@ def _fitted_gain(parts: Sequence[tuple[np.ndarray, np.ndarray, float]], relative
         return 0.0
     gain = match / power
     short = round(gain, 6)  # a constant that somebody wrote down, if it fits
+    if short == 1:
+        return float(abs(gain - 1) <= relative)  # 1 and a little is no gain but a lack of precision
     return short if abs(short - gain) <= relative * abs(gain) else gain
 
 

@@ -129,6 +129,11 @@ def _over_the_batch(clip: np.ndarray) -> np.ndarray:
     return (clip - low) / max(high - low, 1e-300) * 255
 
 
+def _range_never_0(clip: np.ndarray) -> np.ndarray:
+    low, high = (f(clip, axis=(1, 2, 3, 4), keepdims=True) for f in (np.min, np.max))
+    return (clip - low) / (high - low + 1e-6) * 255
+
+
 def _per_channel(clip: np.ndarray) -> np.ndarray:
     return np.concatenate([tvl1.normalise(clip[:, c : c + 1]) for c in range(clip.shape[1])], axis=1)
 
@@ -413,6 +418,7 @@ ROWS = (
         mutants=(
             ("over the whole batch", _over_the_batch),
             ("per channel", _per_channel),
+            ("1e-6 added to the range", _range_never_0),
             ("to [0, 1]", lambda clip: tvl1.normalise(clip) / 255),
             ("to [-255, 0]", lambda clip: -tvl1.normalise(clip)),
         ),
