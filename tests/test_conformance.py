@@ -732,11 +732,43 @@ def with_backward(torch, backward):
 def test_our_operators_agree(command, torch):
     status, out, err = command("check", "--all", "--cases", 4, "--dtype", "float64,bfloat16")
     assert (status, err) == (0, "")
-    rows = out.splitlines()[2:-2]
+    verdicts, precision, legend, last = out.split("\n\n")
+    rows = verdicts.splitlines()[2:]
     assert [row.split()[0] for row in rows] == [
         row.id for row in EQUATIONS.values() for _ in range(2) for _ in row.variants
     ]
     assert all(row.endswith("  agrees") for row in rows)
+    assert last == f"{len(rows)} of {len(rows)} agree\n"
+    rows = [row.split() for row in precision.splitlines()[2:]]
+    assert [row[:2] for row in rows] == [[name, dtype] for name in EQUATIONS for dtype in ("float64", "bfloat16")]
+    assert [line.partition(": ")[0] for line in legend.splitlines()] == ["absolute", "relative", "ulp", "ulp of unit"]
+    for name, dtype, *numbers in rows:  # half types are computed in float32 and rounded once
+        assert dtype == "float64" or float(numbers[-1]) <= 0.51, name
+
+
+def test_precision_is_shown_where_a_type_is_chosen(command, strange, tmp_path):
+    """The worst over the variants, and the same in JSON."""
+    (tmp_path / "mine.py").write_text(
+        "import numpy as np\nfrom motionspec.refimpl import off\n"
+        "def f(f, kernel='paper'):\n"
+        "    found = [g.astype(f.dtype) for g in off.spatial_gradient(f, kernel)]\n"
+        "    return tuple(np.nextafter(g, np.inf, dtype=f.dtype) if kernel == 'sobel' else g for g in found)\n"
+    )
+    words = ["check", "off.spatial_gradient", "--impl", f"{tmp_path}/mine.py:f", "--json", tmp_path / "v.json"]
+    assert "ulp" not in command(*words)[1]
+    status, out, err = command(*words, "--dtype", "float32,float16")
+    table = out.split("\n\n")[1].splitlines()
+    assert table[0].split("  ")[0] == "equation" and "ulp of unit" in table[0]
+    assert [line.split()[:2] for line in table[2:]] == [["off.spatial_gradient", d] for d in ("float32", "float16")]
+    found = {(v["dtype"], v["variant"]["kernel"]): v["precision"] for v in strict_json(tmp_path / "v.json")["verdicts"]}
+    for n, dtype in enumerate(("float32", "float16")):
+        assert 0 < found[dtype, "paper"]["ulp"] <= 0.5 < 1 <= found[dtype, "sobel"]["ulp"] <= 1.5
+        assert float(table[2 + n].split()[4]) == pytest.approx(found[dtype, "sobel"]["ulp"], abs=0.01)
+
+
+def test_precision_of_what_cannot_be_measured_is_a_dash(command, strange):
+    words = ["check", CROSS, "--impl", f"{strange}/strange.py:raises", "--dtype", "float32"]
+    assert command(*words)[1].split("\n\n")[1].splitlines()[-1].split() == [CROSS, "float32", "-", "-", "-", "-"]
 
 
 def test_check_after_torch_has_used_its_threads(torch):
