@@ -756,13 +756,12 @@ def test_precision_is_shown_where_a_type_is_chosen(command, strange, tmp_path):
     )
     words = ["check", "off.spatial_gradient", "--impl", f"{tmp_path}/mine.py:f", "--json", tmp_path / "v.json"]
     assert "ulp" not in command(*words)[1]
-    status, out, err = command(*words, "--dtype", "float32,float16")
-    table = out.split("\n\n")[1].splitlines()
+    table = command(*words, "--dtype", "float32,float16")[1].split("\n\n")[1].splitlines()
     assert table[0].split("  ")[0] == "equation" and "ulp of unit" in table[0]
     assert [line.split()[:2] for line in table[2:]] == [["off.spatial_gradient", d] for d in ("float32", "float16")]
     found = {(v["dtype"], v["variant"]["kernel"]): v["precision"] for v in strict_json(tmp_path / "v.json")["verdicts"]}
     for n, dtype in enumerate(("float32", "float16")):
-        assert 0 < found[dtype, "paper"]["ulp"] <= 0.5 < 1 <= found[dtype, "sobel"]["ulp"] <= 1.5
+        assert 0 < found[dtype, "paper"]["ulp"] <= 0.5 < 1 <= found[dtype, "sobel"]["ulp"] <= 2.5  # 2: at a power of 2
         assert float(table[2 + n].split()[4]) == pytest.approx(found[dtype, "sobel"]["ulp"], abs=0.01)
 
 

@@ -85,7 +85,8 @@ def test_ulp_is_the_spacing_of_a_type():
         [np.random.default_rng(0).normal(size=200) * 2.0 ** np.arange(-100, 100), 2.0 ** np.arange(9)]
     )
     for dtype in ("float64", "float32"):
-        np.testing.assert_array_equal(ulp(values, dtype), np.spacing(np.abs(values.astype(dtype))).astype(float))
+        held = np.abs(values.astype(dtype))
+        np.testing.assert_array_equal(ulp(held.astype(float), dtype), np.spacing(held).astype(float))
     small = np.float16([1e-7, 6e-5, 6.2e-5, 1, 1.5, 2, 1000, 65000])  # the first two are subnormal
     np.testing.assert_array_equal(ulp(small.astype(float), "float16"), np.spacing(small).astype(float))
     np.testing.assert_array_equal(
@@ -100,15 +101,18 @@ def test_precision_is_that_of_the_worst_element():
     exact.fold(want, want, "float32", 1.0)
     assert exact == Precision()
     off = Precision()
-    off.fold(want + [2e-6, -1e-6, 3e-6, 0, 0], want, "float32", 1.0)
+    off.fold(want + np.array([2e-6, -1e-6, 3e-6, 0, 0]), want, "float32", 1.0)
     assert off.absolute == pytest.approx(3e-6)  # at the 0, which has neither a relative error nor an ulp
     assert off.relative == pytest.approx(1e-3)
     assert off.ulp == pytest.approx(1e-6 / 2.0**-33, rel=1e-6)
     assert off.ulp_of_unit == pytest.approx(3e-6 / 2.0**-23, rel=1e-6)
     tiny = Precision()
-    tiny.fold(want * 2.0**-10 + [2e-6, 0, 0, 0, 0], want * 2.0**-10, "float32", 2.0**-10)
+    tiny.fold(want * 2.0**-10 + np.array([2e-6, 0, 0, 0, 0]), want * 2.0**-10, "float32", 2.0**-10)
     assert tiny.absolute == pytest.approx(2e-6 * 2**10)  # per unit
     assert tiny.ulp_of_unit == tiny.ulp == pytest.approx(2e-6 / 2.0**-31)
+    noise = Precision()
+    noise.fold(np.array([0.0, 1.0]), np.array([1e-17, 1.0]), "float32", 1.0)  # 0, but for the oracle's own rounding
+    assert noise == Precision(absolute=1e-17, ulp_of_unit=1e-17 * 2**23)
     lost = Precision()
     lost.fold(np.array([np.nan, 1.0]), np.array([1.0, np.inf]), "float32", 1.0)
     assert lost == Precision(np.inf, np.inf, np.inf, np.inf)
