@@ -81,7 +81,7 @@ def _quoted(code: str) -> str:
 PRECISION = {
     "absolute": "worst |got - equation|, for values scaled to 1 (greys, flows, scores and boxes as they are)",
     "relative": "worst |got - equation| / |equation|, where that is above 1e-12, the oracle's own accuracy",
-    "ulp": "the same in units in the last place of the equation's value: 0.5 is the last rounding, more is cancellation",
+    "ulp": "the same in units in the last place of the equation's value; 0.5 is the last rounding, more cancels",
     "ulp of unit": "in those of 1, or of the value where it is larger: digits that cancel do not count",
 }
 
