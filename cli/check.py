@@ -11,6 +11,7 @@ import numpy as np
 
 from motionspec.cli.cases import DTYPES, HALF, exact_case, is_smooth, scale, sizes
 from motionspec.cli.compare import (
+    Precision,
     as_outputs,
     compare,
     cotangents,
@@ -53,6 +54,7 @@ class Verdict:
     tolerance: float = 0.0
     note: str = ""
     failure: Failure | None = None
+    precision: Precision | None = None  # of values that are numbers and could be compared
 
     @property
     def ok(self) -> bool:
@@ -187,7 +189,7 @@ class Judge:
             if outcome.printed and not verdict.note:
                 verdict.note = f"prints to stdout: {outcome.printed.strip()[:60]!r}"
             units = [scale(k) ** degree for degree in self.row.degree]
-            records.append(Record(arrays, units, outcome.outputs))
+            records.append(Record(arrays, units, outcome.outputs, is_smooth(k)))
             self._compare(verdict, k, wants, outcome.outputs, units)
         if not verdict.ok:
             verdict.note = explain(self.row, self.variant, records, self.dtype)
@@ -200,6 +202,9 @@ class Judge:
         for n, (name, got, want, unit) in enumerate(zip(self.row.outputs, gots, wants, units, strict=True)):
             result = compare(got, want, *forward_tolerance(self.row, self.dtype, unit))
             verdict.fold(result.error, result.tolerance)
+            if want.dtype == np.float64:
+                verdict.precision = verdict.precision or Precision()
+                verdict.precision.fold(got, want, self.dtype, unit)
             if not result.ok and verdict.ok:
                 i = result.first
                 verdict.kind = "returns NaN" if np.isnan(got[i]) and not np.isnan(want[i]) else "differs"

@@ -25,6 +25,8 @@ GRADIENT_TOLERANCE = {
     "float16": (2**-11 + 1e-5, 1e-5),
 }
 _HALF_SUBNORMAL = {"float16": 2.0**-25, "bfloat16": 2.0**-134}
+# Bits of the significand, and the exponent of the smallest number above 0.
+_FORMAT = {"float64": (53, -1074), "float32": (24, -149), "bfloat16": (8, -133), "float16": (11, -24)}
 
 
 def step(row: Equation, name: str, scale: float) -> float:
@@ -69,6 +71,45 @@ def _compare(got: np.ndarray, want: np.ndarray, relative: float, absolute: float
     worst = tuple(int(i) for i in np.unravel_index(np.argmax(excess), excess.shape))
     first = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.any() else ()
     return Comparison(not bad.any(), float(error[worst]), float(tolerance[worst]), worst, first, int(bad.sum()))
+
+
+def ulp(values: np.ndarray, dtype: str) -> np.ndarray:
+    """The unit in the last place of each value in `dtype`: how far apart its numbers lie there."""
+    bits, smallest = _FORMAT[dtype]
+    return np.ldexp(1.0, np.where(values == 0, smallest, np.maximum(np.frexp(values)[1] - bits, smallest)))
+
+
+@dataclass
+class Precision:
+    """The worst error of results in one type, each figure at the element where it is worst.
+
+    The oracle has computed on the very values that the implementation got: rounding the inputs is no part of it, the
+    final rounding is. Values of the oracle below 1e-12 units, to which it is good itself, are taken for 0: they have no
+    relative error and no unit in the last place, and count in the other two figures only.
+    """
+
+    absolute: float = 0.0  # per unit of the result
+    relative: float = 0.0
+    ulp: float = 0.0  # in units in the last place of the oracle's value
+    ulp_of_unit: float = 0.0  # the same in those of the unit of the result, or of the value where that is larger
+
+    def fold(self, got: np.ndarray, want: np.ndarray, dtype: str, unit: float) -> None:
+        """Keep the worst; NaN and infinities that agree have no error, others an infinite one."""
+        with np.errstate(all="ignore"):
+            got, want = np.atleast_1d(got, want)
+            error = np.abs(got - want)
+            error[(got == want) | (np.isnan(got) & np.isnan(want))] = 0
+            error[~np.isfinite(error)] = np.inf
+            size = np.where(np.isfinite(want), np.abs(want), 0.0)
+            at_zero = size <= TOLERANCE["float64"][1] * unit
+            found = {
+                "absolute": error / unit,
+                "relative": np.where(at_zero, 0.0, error / size),
+                "ulp": np.where(at_zero, 0.0, error / ulp(size, dtype)),
+                "ulp_of_unit": error / ulp(np.maximum(size, unit), dtype),
+            }
+        for name, values in found.items():
+            setattr(self, name, max(getattr(self, name), float(values.max(initial=0.0))))
 
 
 def forward_tolerance(row: Equation, dtype: str, unit: float) -> tuple[float, float]:

@@ -8,6 +8,8 @@ import numpy as np
 from motionspec.cli.check import Verdict
 from motionspec.refimpl.equations import EQUATIONS
 
+MEASURED = ("agrees", "differs", "returns NaN")  # the verdicts that have errors
+
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
     """Columns as wide as their widest cell, two spaces apart; those named in `right` aligned to the right."""
@@ -44,7 +46,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
     rows = []
     for v in verdicts:
         errors = ["-", "-", "-"]
-        if v.kind in ("agrees", "differs", "returns NaN"):
+        if v.kind in MEASURED:
             errors = [number(v.error), number(v.tolerance), used(v)]
         verdict = v.kind + (f" ({v.note})" if v.ok and v.note else "")
         rows.append([v.id, settings(v.variant) or "-", v.dtype, v.checked, str(v.cases), *errors, verdict])
@@ -77,8 +79,33 @@ def _quoted(code: str) -> str:
     return shlex.quote(code) if set(code) & set('"$`\\!') else f'"{code}"'
 
 
+PRECISION = {
+    "absolute": "worst |got - equation|, for values scaled to 1 (greys, flows, scores and boxes as they are)",
+    "relative": "worst |got - equation| / |equation|, where that is above 1e-12, the oracle's own accuracy",
+    "ulp": "the same in units in the last place of the equation's value; 0.5 is the last rounding, more cancels",
+    "ulp of unit": "in those of 1, or of the value where it is larger: digits that cancel do not count",
+}
+
+
+def precision_table(verdicts: Sequence[Verdict]) -> str:
+    """What a type costs: one line per equation and type, the worst over the variants; then what the columns mean."""
+    worst: dict[tuple[str, str], list[list[float]]] = {}
+    for v in verdicts:
+        found = worst.setdefault((v.id, v.dtype), [])
+        if v.precision and v.kind in MEASURED:
+            found.append([getattr(v.precision, name.replace(" ", "_")) for name in PRECISION])
+    rows = []
+    for key, found in worst.items():
+        absolute, relative, *ulps = (max(column) for column in zip(*found, strict=True)) if found else [None] * 4
+        numbers = ["-" if value is None else f"{value:.1e}" for value in (absolute, relative)]
+        rows.append([*key, *numbers, *("-" if u is None else f"{u:.2f}" if u < 1e4 else f"{u:.1e}" for u in ulps)])
+    legend = "\n".join(f"{name}: {says}" for name, says in PRECISION.items())
+    return f"{table(('equation', 'dtype', *PRECISION), rows, right=tuple(PRECISION))}\n\n{legend}"
+
+
 def report(verdicts: Sequence[Verdict]) -> str:
-    """Table, failures, and one closing line."""
+    """Table, what types other than float64 cost, failures, and one closing line."""
     bad = [v for v in verdicts if not v.ok]
     count = f"{len(verdicts) - len(bad)} of {len(verdicts)} agree"
-    return "\n\n".join([verdict_table(verdicts), *map(failure_text, bad), count])
+    cost = [precision_table(verdicts)] if any(v.dtype != "float64" for v in verdicts) else []
+    return "\n\n".join([verdict_table(verdicts), *cost, *map(failure_text, bad), count])

@@ -88,7 +88,7 @@ ROWS = (
             ("no 1/2", lambda f: tuple(2 * g for g in brightness.gradient(f))),
             ("y up", lambda f: (brightness.gradient(f)[0], -brightness.gradient(f)[1])),
             (
-                "zero padding",
+                "Sobel / 8, zero padding",
                 lambda f: tuple(k * g for k, g in zip((1 / 8, -1 / 8), off.spatial_gradient(f, "sobel"), strict=True)),
             ),
         ),

@@ -88,7 +88,9 @@ ROWS = (
             ("offset backwards", lambda f0, f1, **k: costvol.cosine(f0, f1, **k)[..., ::-1, ::-1]),
             (
                 "f0 not normalised",
-                lambda f0, f1, **k: costvol.cosine(f0, f1, **k) * np.linalg.norm(f0, axis=1)[..., None, None],
+                lambda f0, f1, **k: (
+                    costvol.cosine(f0, f1, **k) * np.linalg.norm(f0, axis=1).clip(1e-300)[..., None, None]
+                ),
             ),
             ("angle, not cosine", lambda f0, f1, **k: np.arccos(np.clip(costvol.cosine(f0, f1, **k), -1, 1))),
             (

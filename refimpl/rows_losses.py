@@ -183,6 +183,12 @@ ROWS = (
                 lambda scores, label, reduction="sum": -losses.cross_entropy(scores, label, reduction=reduction),
             ),
             (
+                "mean over the classes",
+                lambda scores, label, reduction="sum": (
+                    losses.cross_entropy(scores, label, reduction=reduction) / scores.shape[1]
+                ),
+            ),
+            (
                 "next class",
                 lambda scores, label, reduction="sum": losses.cross_entropy(
                     scores, (label + 1) % scores.shape[1], reduction=reduction
@@ -241,6 +247,12 @@ ROWS = (
         mutants=(
             ("sum of |du| and |dv|", _l1),
             ("squared distance", _squared),
+            (
+                "1e-6 added to the difference",
+                lambda flow, target, mask=None, reduction="sum": losses.endpoint_error(
+                    flow + 1e-6, target, mask=mask, reduction=reduction
+                ),
+            ),
             ("mean over the samples of each sample's sum or mean", _per_sample),
             (
                 "mask ignored",

@@ -28,6 +28,10 @@ def _first_of_equals(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.array([right[label == c].mean() if (label == c).any() else np.nan for c in range(scores.shape[1])])
 
 
+def _predicted_too(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
+    return np.nansum(_first_of_equals(scores, label)) / len({*label, *scores.argmax(1)})
+
+
 def _of_all_samples(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
     return metrics.per_class_accuracy(scores, label) * np.bincount(label, minlength=scores.shape[1]) / len(label)
 
@@ -90,6 +94,7 @@ ROWS = (
                 lambda scores, label: np.nansum(_first_of_equals(scores, label)) / scores.shape[1],
             ),
             ("ties go to the first class", lambda scores, label: np.nanmean(_first_of_equals(scores, label))),
+            ("an absent class that is predicted counts as 0", _predicted_too),
         ),
     ),
     Equation(

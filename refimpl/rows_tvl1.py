@@ -135,6 +135,11 @@ def _over_the_batch(x: np.ndarray) -> np.ndarray:
     return (x - low) / max(high - low, 1e-300) * 255
 
 
+def _range_never_0(x: np.ndarray) -> np.ndarray:
+    low, high = (f(x, axis=(1, 2, 3, 4), keepdims=True) for f in (np.min, np.max))
+    return (x - low) / (high - low + 1e-6) * 255
+
+
 def _per_channel(x: np.ndarray) -> np.ndarray:
     return np.concatenate([tvl1.normalise(x[:, c : c + 1]) for c in range(x.shape[1])], axis=1)
 
@@ -150,7 +155,7 @@ def _shared(f1: np.ndarray, f2: np.ndarray, scheme: str = "classic", **options: 
     flow = tvl1.representation_flow(f1, f2, scheme=scheme, **options)
     N, _, H, W = flow.shape
     u, v = flow.reshape(N, 2, -1, H, W).mean(2, keepdims=True).swapaxes(0, 1)
-    return np.concatenate([np.broadcast_to(a, f1.shape) for a in (u[:, 0:1, 0], v[:, 0:1, 0])], axis=1)
+    return np.concatenate([np.broadcast_to(a, f1.shape) for a in (u, v)], axis=1)
 
 
 def _gradient_of_the_earlier(f1: np.ndarray, f2: np.ndarray, scheme: str = "classic", **options: Any) -> np.ndarray:
@@ -419,6 +424,7 @@ ROWS = (
         mutants=(
             ("over the whole batch", _over_the_batch),
             ("per channel", _per_channel),
+            ("1e-6 added to the range", _range_never_0),
             ("to [0, 1]", lambda x: tvl1.normalise(x) / 255),
             ("to [-255, 0]", lambda x: -tvl1.normalise(x)),
         ),

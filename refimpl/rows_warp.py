@@ -17,6 +17,14 @@ def _clamped(x: np.ndarray, flow: np.ndarray, outside: str = "zero") -> np.ndarr
     return warp.bilinear(x, inside)
 
 
+def _other_corners(x: np.ndarray, flow: np.ndarray, outside: str = "zero") -> np.ndarray:
+    """grid_sample(align_corners=False) on the grid 2p/(W-1) - 1, which means p only with True."""
+    H, W = flow.shape[-2:]
+    y, px = np.mgrid[:H, :W]
+    moved = [((p + d) * n / max(n - 1, 1) - 1 / 2 - p) for p, d, n in ((px, flow[:, 0], W), (y, flow[:, 1], H))]
+    return warp.bilinear(x, np.stack(moved, axis=1), outside=outside)
+
+
 ROWS = (
     Equation(
         id="warp.bilinear",
@@ -37,6 +45,7 @@ ROWS = (
             ("flow points backwards", lambda x, flow, outside="zero": warp.bilinear(x, -flow, outside=outside)),
             ("u and v swapped", lambda x, flow, outside="zero": warp.bilinear(x, flow[:, ::-1], outside=outside)),
             ("border repeated", _clamped),
+            ("the grid of align_corners=True read with False", _other_corners),
             ("half-pixel slip", lambda x, flow, outside="zero": warp.bilinear(x, flow + 0.5, outside=outside)),
             (
                 "nearest neighbour",

@@ -6,7 +6,7 @@ from generated import each_row, each_variant
 
 from motionspec.cli.cases import DTYPES, apart, case, exact_case, is_smooth, rounded
 from motionspec.cli.check import judge
-from motionspec.cli.compare import TOLERANCE, as_outputs, compare, directional
+from motionspec.cli.compare import TOLERANCE, Precision, as_outputs, compare, directional, ulp
 from motionspec.cli.runner import Runner
 from motionspec.refimpl import costvol, warp
 from motionspec.refimpl.equations import EQUATIONS
@@ -78,6 +78,44 @@ def test_tolerances_are_below_what_the_next_coarser_type_can_do():
     assert TOLERANCE["float32"][0] < unit["float16"] / 100
     for half in ("float16", "bfloat16"):
         assert unit[half] < TOLERANCE[half][0] < 1.02 * unit[half]
+
+
+def test_ulp_is_the_spacing_of_a_type():
+    values = np.concatenate(
+        [np.random.default_rng(0).normal(size=200) * 2.0 ** np.arange(-100, 100), 2.0 ** np.arange(9)]
+    )
+    for dtype in ("float64", "float32"):
+        held = np.abs(values.astype(dtype))
+        np.testing.assert_array_equal(ulp(held.astype(float), dtype), np.spacing(held).astype(float))
+    small = np.float16([1e-7, 6e-5, 6.2e-5, 1, 1.5, 2, 1000, 65000])  # the first two are subnormal
+    np.testing.assert_array_equal(ulp(small.astype(float), "float16"), np.spacing(small).astype(float))
+    np.testing.assert_array_equal(
+        ulp(np.array([-1.0, 1.99, 2.0, 2.0**-140]), "bfloat16"), 2.0 ** np.array([-7, -7, -6, -133])
+    )
+    assert ulp(np.zeros(()), "float32") == 2.0**-149
+
+
+def test_precision_is_that_of_the_worst_element():
+    want = np.array([4.0, 0.001, 0.0, np.inf, np.nan])
+    exact = Precision()
+    exact.fold(want, want, "float32", 1.0)
+    assert exact == Precision()
+    off = Precision()
+    off.fold(want + np.array([2e-6, -1e-6, 3e-6, 0, 0]), want, "float32", 1.0)
+    assert off.absolute == pytest.approx(3e-6)  # at the 0, which has neither a relative error nor an ulp
+    assert off.relative == pytest.approx(1e-3)
+    assert off.ulp == pytest.approx(1e-6 / 2.0**-33, rel=1e-6)
+    assert off.ulp_of_unit == pytest.approx(3e-6 / 2.0**-23, rel=1e-6)
+    tiny = Precision()
+    tiny.fold(want * 2.0**-10 + np.array([2e-6, 0, 0, 0, 0]), want * 2.0**-10, "float32", 2.0**-10)
+    assert tiny.absolute == pytest.approx(2e-6 * 2**10)  # per unit
+    assert tiny.ulp_of_unit == tiny.ulp == pytest.approx(2e-6 / 2.0**-31)
+    noise = Precision()
+    noise.fold(np.array([0.0, 1.0]), np.array([1e-17, 1.0]), "float32", 1.0)  # 0, but for the oracle's own rounding
+    assert noise == Precision(absolute=1e-17, ulp_of_unit=1e-17 * 2**23)
+    lost = Precision()
+    lost.fold(np.array([np.nan, 1.0]), np.array([1.0, np.inf]), "float32", 1.0)
+    assert lost == Precision(np.inf, np.inf, np.inf, np.inf)
 
 
 # -- inputs ------------------------------------------------------------------------------------------------------------
@@ -210,6 +248,8 @@ MUTANTS = [(row, label, mutant) for row in EQUATIONS.values() for label, mutant 
 def test_plausible_mistakes_are_rejected(row, label, mutant):
     for verdict in verdicts(mutant, row.id):
         assert verdict.kind == "differs", verdict
+        assert verdict.cases == 40, "the mistake does not run on all cases"
+        assert "nothing tried explains it" not in verdict.note
 
 
 @pytest.mark.parametrize("radius", [(1, 2), "(1, 2)"], ids=["value", "text"])
@@ -229,7 +269,7 @@ def test_explanation_passes_over_variants_of_another_shape_and_takes_infinities_
     assert verdict.note == "what differs: the variant: this is radius=1, border='exclude'"
     (verdict,) = verdicts(lambda f0, f1: 2 * wrong(f0, f1), "costvol.cosine", variant={"border": "exclude"})
     assert verdict.note == "what differs: the gain of C: 2 times the expected"
-    (verdict,) = verdicts(lambda f0, f1: np.arccos(costvol.cosine(f0, f1, radius=1).clip(-1, 1)), "costvol.cosine")
+    (verdict,) = verdicts(lambda f0, f1: np.arcsin(costvol.cosine(f0, f1, radius=1).clip(-1, 1)), "costvol.cosine")
     assert "Closest is radius=1, border='zero'" in verdict.note
 
 

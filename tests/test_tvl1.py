@@ -870,6 +870,35 @@ def test_recomputing_keeps_few_iterations():
     assert all(b < 2.2 * a for a, b in itertools.pairwise(root))
 
 
+def test_float32_gradient_of_the_image_kernel_errs_no_more_than_its_inputs():
+    """The worst case of `check --grad --dtype float32` is one of conditioning: rounding the inputs moves it as much.
+
+    Greys up to 255 times kernels up to 1/8, summed over the map: some elements are of the order of 300, others cancel.
+    """
+    torch = pytest.importorskip("torch")
+    from motionspec.cli.cases import exact_case
+    from motionspec.ops import tvl1 as op
+
+    arrays = exact_case("tvl1.representation_flow", 16, dtype="float32")
+    rng = np.random.default_rng(0)
+    weights = rng.uniform(-1, 1, (1, 4, 6, 5)).astype(np.float32)
+
+    def gradient(arrays, dtype):
+        given = {name: torch.tensor(a, dtype=dtype) for name, a in arrays.items()}
+        kernel = given["image_kernel"].requires_grad_(True)
+        flow = op.representation_flow(**given, n_iter=3)
+        return torch.autograd.grad(flow, kernel, torch.tensor(weights, dtype=dtype))[0].double().numpy()
+
+    exact = gradient(arrays, torch.float64)
+    moved = np.zeros_like(exact)
+    for _ in range(50):  # each input anywhere within half a unit in the last place of float32
+        near = {n: a + rng.uniform(-0.5, 0.5, a.shape) * np.spacing(a.astype(np.float32)) for n, a in arrays.items()}
+        moved = np.maximum(moved, np.abs(gradient(near, torch.float64) - exact))
+    error = np.abs(gradient(arrays, torch.float32) - exact)
+    assert np.abs(exact).max() > 100
+    assert error.max() <= 2 * moved.max()
+
+
 # -- coarse to fine ----------------------------------------------------------------------------------------------------
 
 QUICK = {"n_scales": 3, "n_warps": 2, "n_iter": 5, "median": 3}
