@@ -19,6 +19,7 @@ from motionspec.cli.results import judge_results
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.text import report, settings, table
 from motionspec.cli.vectors import Vectors, write
+from motionspec.fused import FUSED
 from motionspec.refimpl.equations import EQUATIONS, SINGLE
 
 
@@ -220,7 +221,7 @@ def list_equations(arguments: argparse.Namespace) -> int:
     rows = []
     for row in EQUATIONS.values():
         operator = _has_operator(row.id)
-        implementations = "reference, torch" if operator else "reference"
+        implementations = ", ".join(["reference", "torch", *FUSED.get(row.id, ())] if operator else ["reference"])
         rows.append([row.id, "complete" if operator else "no operator", implementations, row.source, row.summary])
     for name, (source, function) in SINGLE.items():
         implementations = "reference, torch" if _has_operator(name) else "one, in NumPy"

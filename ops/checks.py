@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from motionspec.checks import choice, message, positive, shapes, single
+from motionspec.fused import FUSED
 
 _HALF = (torch.bfloat16, torch.float16)
 
@@ -25,7 +26,7 @@ def tensors(
     named in `boolean` or `integer`, not the first, must be of such a type and keep it.
     Raises TypeError unless the others are floating-point tensors of one dtype, ValueError for shapes, devices, `impl`.
     """
-    choice(operator, "impl", impl, ("auto", "torch"))
+    choice(operator, "impl", impl, ("auto", "torch", *FUSED.get(operator, ())))
     first: Tensor | None = None
     for name, (tensor, _) in arguments.items():
         says = "a bool" if name in boolean else "an integer" if name in integer else "a floating-point"

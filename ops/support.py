@@ -1,0 +1,49 @@
+"""Which implementation an operator runs: decided by what is asked and installed, never by an exception."""
+
+import importlib.util
+import os
+
+import torch
+from torch import Tensor
+
+from motionspec.checks import choice, message
+from motionspec.fused import FUSED
+
+# Package, its extra, device, types that `auto` gives to it. Types beyond these (float64) are for whoever asks by name.
+_NEEDS = {
+    "numba": ("numba", "cpu", (torch.float32, torch.bfloat16, torch.float16)),
+    "triton": ("triton", "cuda", (torch.float32, torch.bfloat16, torch.float16)),
+}
+_INSTALLED = {package: importlib.util.find_spec(package) is not None for package, _, _ in _NEEDS.values()}
+# Triton's interpreter runs kernels on the CPU, in float64 too: for tests. It is chosen when triton is imported.
+_INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def select(operator: str, impl: str, first: Tensor, unsupported: str | None = None) -> str:
+    """The implementation that `impl` asks for: "torch", or a name from `FUSED`.
+
+    `unsupported` names what of the arguments no fused implementation of this operator can do: "scheme='paper'".
+    Raises ValueError for an `impl` that the operator does not have, and for one by name that cannot do what is asked.
+    """
+    choice(operator, "impl", impl, ("auto", "torch", *FUSED.get(operator, ())))
+    if impl == "auto":
+        able = (name for name in FUSED.get(operator, ()) if unsupported is None and not _lacks(name, first, True))
+        return next(able, "torch")
+    if impl != "torch":
+        reason = unsupported or _lacks(impl, first, False)
+        if reason:
+            raise ValueError(message(operator, "impl", f"'auto' or 'torch', because {impl} lacks {reason}", repr(impl)))
+    return impl
+
+
+def _lacks(name: str, first: Tensor, auto: bool) -> str:
+    """What stands in the way of an implementation, empty if nothing does."""
+    package, device, types = _NEEDS[name]
+    interpreted = name == "triton" and _INTERPRETED
+    if not _INSTALLED[package]:
+        return f"its package: pip install {package}"
+    if first.device.type != device and not interpreted:
+        return f"tensors on {first.device.type}"
+    if first.dtype not in types and (auto or (name == "triton" and not interpreted)):
+        return str(first.dtype)
+    return ""

@@ -1,0 +1,4 @@
+"""The table of fused implementations: known without torch, which `motionspec list` does not import."""
+
+# Beside "torch", plain PyTorch; `impl="auto"` takes the first that can do what is asked (`ops/support.py`).
+FUSED: dict[str, tuple[str, ...]] = {}
