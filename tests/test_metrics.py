@@ -348,6 +348,10 @@ def test_map_equal_scores_count_in_their_order():
         ({"iou": 0}, "iou: expected a finite number above 0, got 0"),
         ({"tolerance": -1}, "tolerance: expected a finite number of at least 0, got -1"),
         ({"tolerance": float("inf")}, "tolerance: expected a finite number of at least 0, got inf"),
+        (
+            {"truths": np.array([(0, 1, *BOX), (0, 1, 50, 50, 10, 90)], float)},
+            "truths: expected boxes x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, got [50. 50. 10. 90.]",
+        ),
         ({"truths": np.zeros((0, 6))}, "truths: expected shape (M, 6) with sides of at least 1, got (0, 6)"),
         ({"detections": np.zeros((1, 6))}, "detections: expected shape (N, 7) with sides of at least 1, got (1, 6)"),
     ],
