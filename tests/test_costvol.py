@@ -300,6 +300,14 @@ def assert_tie(call, array, tie):
         assert call(array([0.25, 0.25, 0.25 + gap]).reshape(1, 1, 1, 1, 3))[0, 0, 0, 0] == want, gap
 
 
+@pytest.mark.parametrize("sides", [(1, 1), (1, 7), (7, 1), (3, 5), (5, 5)])
+def test_hard_displacement_finds_the_highest_wherever_it_is(costvol, sides):
+    for i, j in np.ndindex(sides):
+        c = np.zeros((1, 1, 1, *sides))
+        c[..., i, j] = 1
+        np.testing.assert_array_equal(costvol.hard_displacement(c).ravel(), [j - sides[1] // 2, i - sides[0] // 2])
+
+
 def test_hard_displacement_ties_scores_within_1e_12(costvol):
     assert_tie(costvol.hard_displacement, np.array, 1e-12)
 
