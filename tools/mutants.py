@@ -97,7 +97,7 @@ def child(stem: str, path: Path, source: str, tests: list[str], log: Path, watch
     def mutated(loader: Any, name: str) -> Any:
         return compile(source, loader.path, "exec") if Path(loader.path) == path.absolute() else get_code(loader, name)
 
-    SourceFileLoader.get_code = mutated  # type: ignore[method-assign]
+    SourceFileLoader.get_code = mutated  # type: ignore[assignment, method-assign]
     status = 1
     try:
         from motionspec.refimpl.equations import EQUATIONS
@@ -122,6 +122,7 @@ def trial(
     theirs.close()
     process.join(limit)
     if process.exitcode is None:
+        assert process.pid
         os.killpg(process.pid, signal.SIGKILL)
         process.join()
         return "time"
@@ -211,7 +212,8 @@ def run(stem: str, folder: Path, tests: list[str], commit: str, sample: int, see
 def report(results: list[dict[str, Any]], listed: list[dict[str, Any]], sample: int) -> str:
     """docs/mutants.md; `listed` are the entries of equivalent.toml."""
     reasons = {(e["file"], old, new): e["reason"] for e in listed for old, new in e["mutants"]}
-    used, rows, lists = set(), [], {"survived": [], "equivalent": []}
+    used, rows = set(), []
+    lists: dict[str, list[str]] = {"survived": [], "equivalent": []}
     for result in results:
         for file in sorted({m["file"] for m in result["mutants"]}):
             mutants = [m for m in result["mutants"] if m["file"] == file]
