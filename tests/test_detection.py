@@ -396,7 +396,8 @@ def test_propose_counts_before_and_after_suppression(detection):
     anchors = np.array([[0.0, 0, 19, 19], [2, 0, 21, 19], [30, 10, 69, 49], [5, 5, 19, 30], [20, 20, 39, 39]])
     scores = np.array([0.9, 0.95, 0.3, 0.99, 0.2])
     options = {"height": 40, "width": 60, "min_size": 16.0}
-    boxes, found, valid = detection.propose(0 * anchors, scores, anchors, pre_nms=3, post_nms=4, **options)
+    named = {"deltas": 0 * anchors, "scores": scores, "anchors": anchors}
+    boxes, found, valid = detection.propose(**named, pre_nms=3, post_nms=4, **options)
     np.testing.assert_array_equal(found, [0.95, 0.3, 0, 0])
     np.testing.assert_array_equal(valid, [True, True, False, False])
     np.testing.assert_array_equal(boxes[2:], 0)
