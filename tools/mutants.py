@@ -15,6 +15,7 @@ import fcntl
 import gc
 import hashlib
 import importlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -132,6 +133,24 @@ def trial(
         return "import"
 
 
+def changed(m: Any) -> tuple[str, str, str]:
+    """The source with a mutation, the changed line before, and after."""
+    source = m.module_path.read_text()
+    mutant = mutate_code(source, get_operator(m.operator_name)(**m.operator_args), m.occurrence)
+    diff = list(difflib.unified_diff(source.splitlines(), mutant.splitlines(), n=0, lineterm=""))[2:]
+    old, new = ("\n".join(line[1:].strip() for line in diff if line[0] == sign) for sign in "-+")
+    return mutant, old, new
+
+
+def is_python(m: Any) -> bool:
+    """cosmic-ray takes the bare `*` of a signature for a product, and what it puts there is not Python."""
+    try:
+        compile(changed(m)[0], m.module_path, "exec", ast.PyCF_ONLY_AST)
+    except SyntaxError:
+        return False
+    return True
+
+
 def propose(stem: str, db: WorkDB, sample: int, seed: int) -> None:
     """Fill an empty database: all mutants of the stem, those that will not be run marked as skipped."""
     paths = sorted(Path().glob(f"ops/{stem}.py")) + sorted(Path().glob(f"refimpl/{stem}.py"))
@@ -149,18 +168,13 @@ def propose(stem: str, db: WorkDB, sample: int, seed: int) -> None:
     items = {item.job_id: item.mutations[0] for item in db.work_items}
     jobs = sorted(items, key=lambda j: (str(items[j].module_path), items[j].operator_name, items[j].occurrence))
     code = [j for j in jobs if not any(a <= items[j].start_pos < b for a, b in spans[items[j].module_path])]
-    chosen = random.Random(f"{seed} {stem}").sample(code, min(sample, len(code)))
+    draw = random.Random(f"{seed} {stem}")
+    order = draw.sample(code, min(sample, len(code)))
+    rest = [j for j in code if j not in order]
+    draw.shuffle(rest)
+    chosen = list(itertools.islice((j for j in order + rest if is_python(items[j])), sample))
     for reason, skipped in (("annotation", set(jobs) - set(code)), ("not in the sample", set(code) - set(chosen))):
         db.set_multiple_results(skipped, WorkResult(WorkerOutcome.SKIPPED, reason))
-
-
-def changed(m: Any) -> tuple[str, str, str]:
-    """The source with a mutation, the changed line before, and after."""
-    source = m.module_path.read_text()
-    mutant = mutate_code(source, get_operator(m.operator_name)(**m.operator_args), m.occurrence)
-    diff = list(difflib.unified_diff(source.splitlines(), mutant.splitlines(), n=0, lineterm=""))[2:]
-    old, new = ("\n".join(line[1:].strip() for line in diff if line[0] == sign) for sign in "-+")
-    return mutant, old, new
 
 
 def run(stem: str, folder: Path, tests: list[str], commit: str, sample: int, seed: int = 0) -> dict[str, Any]:
