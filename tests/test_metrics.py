@@ -318,6 +318,13 @@ def test_map_a_taken_truth_leaves_the_next_one():
     assert mean_average_precision(detections, truths) == 1
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_map_a_detection_takes_the_truth_that_it_overlaps_most(order):
+    """The first is 1 of the one object and 7/13 of the other; the second is 9/11 of the other, 6/14 of the one."""
+    truths = [(0, 1, 0, 0, 9, 9), (0, 1, 3, 0, 12, 9)][::order]
+    assert mean_average_precision([(0, 1, 0.9, 0, 0, 9, 9), (0, 1, 0.8, 4, 0, 13, 9)], truths) == 1
+
+
 def test_map_tolerance_asks_less_of_small_objects():
     """A 10 x 10 object: 100/400 = 1/4 is enough with ImageNet's 10 px."""
     detection = [(0, 1, 0.9, 0, 0, 39, 9)]
