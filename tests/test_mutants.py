@@ -106,7 +106,8 @@ def test_the_page_tells_survivors_equivalents_and_stale_entries(capsys):
     result = {"mutants": [alive, dead, late], "commit": "c2", "date": "d"}
     assert "| ops/a.py | 3 | 2 | 1 | 1 | 0 | 1 | 66.7% | c2 | d |" in mutants.report([result], [], 3)
     listed = [{"file": "ops/a.py", "reason": "0 is 0", "mutants": [["x + 0", "x - 0"], ["y", "z"]]}]
+    listed.append({"file": "ops/not_run.py", "reason": "", "mutants": [["y", "z"]]})
     page = mutants.report([result], listed, 3)
     assert "| ops/a.py | 3 | 2 | 1 | 1 | 1 | 0 | 100.0% | c2 | d |" in page
     assert "- ops/a.py:3 `x + 0` -> `x - 0`: 0 is 0" in page
-    assert capsys.readouterr().out == "equivalent.toml lists what is no survivor: ops/a.py y z\n"
+    assert capsys.readouterr().out == "tools/equivalent.toml lists what is no survivor: ops/a.py y -> z\n"

@@ -248,8 +248,10 @@ def report(results: list[dict[str, Any]], listed: list[dict[str, Any]], sample: 
             rows.append(
                 f"| {file} | {' | '.join(map(str, counts))} | {score} | {result['commit']} | {result['date']} |"
             )
-    if stale := reasons.keys() - used:
-        print("equivalent.toml lists what is no survivor: " + "; ".join(map(" ".join, sorted(stale))))
+    files = {m["file"] for result in results for m in result["mutants"]}
+    for file, old, new in sorted(reasons.keys() - used):
+        if file in files:
+            print(f"tools/equivalent.toml lists what is no survivor: {file} {old} -> {new}")
     found = {name: "\n".join(lines or ["None."]) for name, lines in lists.items()}
     return HEAD.format(rows="\n".join(rows), sample=sample, examples=EXAMPLES, **found)
 
@@ -296,9 +298,9 @@ def main() -> None:
         result = run(stem, FOLDER, tests, commit, args.sample, args.seed)
         lines = ",\n".join(map(json.dumps, result.pop("mutants")))  # one line each
         (docs / f"{stem}.json").write_text(json.dumps(result)[:-1] + f', "mutants": [\n{lines}\n]}}\n')
-        results = [json.loads((docs / f"{s}.json").read_text()) for s in STEMS if (docs / f"{s}.json").exists()]
-        listed = tomllib.loads((ROOT / "tools" / "equivalent.toml").read_text())["equivalent"]
-        (ROOT / "docs" / "mutants.md").write_text(report(results, listed, args.sample))
+    results = [json.loads((docs / f"{s}.json").read_text()) for s in STEMS if (docs / f"{s}.json").exists()]
+    listed = tomllib.loads((ROOT / "tools" / "equivalent.toml").read_text())["equivalent"]
+    (ROOT / "docs" / "mutants.md").write_text(report(results, listed, args.sample))
 
 
 if __name__ == "__main__":
