@@ -257,10 +257,10 @@ def report(results: list[dict[str, Any]], listed: list[dict[str, Any]], sample: 
 
 
 def checkout() -> str:
-    """Bring the clone to the checkout's commit and work there; the lock falls when this process ends."""
+    """Bring the clone to the checkout's commit and work there. A lock of this process alone, not of its forks."""
     lock = os.open(FOLDER / "lock", os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise SystemExit("mutants: another run is under way; wait for it or stop it") from None
     os.chdir(FOLDER / "clone")
