@@ -140,6 +140,13 @@ def test_temporal_shift_printed_answer(pool3d):
     np.testing.assert_array_equal(got[4:], x[0, 4:, :, 0, 0])
 
 
+def test_temporal_shift_of_a_long_clip(pool3d):
+    """Ten seconds of video: frame t holds 1 + t."""
+    frames = 1 + np.arange(300.0)
+    got = pool3d.temporal_shift(np.tile(frames[:, None, None], (1, 8, 1, 1, 1)))[0, :, :, 0, 0]
+    np.testing.assert_array_equal(got[:3], [[*frames[1:], 0], [0, *frames[:-1]], frames])
+
+
 def test_temporal_shift_of_one_frame_leaves_zeros(pool3d):
     got = pool3d.temporal_shift(np.ones((1, 8, 1, 2, 2)))
     assert not got[:, :2].any() and (got[:, 2:] == 1).all()
