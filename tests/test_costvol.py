@@ -288,6 +288,7 @@ def test_values_that_no_cost_volume_holds(costvol, name, options, bad, message):
         (([0, 0, 1], [0, 0, 0], [1, 0, 1]), (1, -1)),
         (([1, 0, 0, 0, 1],), (-2, 0)),
         (([1, 0, 0, 1, 1],), (1, 0)),
+        (([0, 0, 0],) * 8 + ([1, 0, 1],), (-1, 4)),
     ],
 )
 def test_hard_displacement_ties_go_to_the_nearest_then_to_the_first(costvol, rows, want):
