@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench figures lint test-lowest clean
+.PHONY: help demo test bench figures lint mutants test-lowest clean
 
 help:
 	@echo "make demo         run every operator on a photograph moved by a known flow, write motionspec-demo/report.html"
@@ -14,6 +14,7 @@ help:
 	@echo "make figures      draw docs/figures/*.png again"
 	@echo "make lint         ruff and mypy only"
 	@echo "make test-lowest  the oracle with the lowest NumPy and SciPy that pyproject.toml admits, without torch"
+	@echo "make mutants      plant mistakes in operators and oracle and count those that the tests miss (an hour; STEMS=warp)"
 	@echo "make clean        remove .venv and build products"
 
 # The stamp is younger than what it was made from, or the environment is brought up to date.
@@ -42,7 +43,7 @@ lint: .venv/.stamp
 	@echo "== ruff, then mypy on an installed copy"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	@rm -rf build
+	@rm -rf build/lib build/typecheck
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target build/typecheck .
 	$(BIN)/mypy
 
@@ -51,6 +52,18 @@ test-lowest:
 	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
 	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) 'numpy==1.26.*' 'scipy==1.11.*' pytest pytest-timeout hypothesis -e .
 	build/lowest/bin/python -m pytest
+
+# Of the last commit, in a clone. What is done is kept in build/mutants: a second run goes on where the first stopped.
+build/mutants/.stamp: pyproject.toml constraints.txt
+	@echo "== an environment of its own, with cosmic-ray (a few minutes the first time)"
+	rm -rf build/mutants/clone build/mutants/venv && git clone --quiet . build/mutants/clone
+	$(PYTHON) -m venv build/mutants/venv
+	build/mutants/venv/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c constraints.txt -e 'build/mutants/clone[mutants]'
+	@touch $@
+
+mutants: build/mutants/.stamp
+	build/mutants/venv/bin/python -m pytest -q -n 0 tests/test_mutants.py
+	OMP_NUM_THREADS=1 nice build/mutants/venv/bin/python tools/mutants.py $(STEMS)
 
 clean:
 	rm -rf .venv build *.egg-info

@@ -176,7 +176,8 @@ def mean_average_precision(detections: Array, truths: Array, *, iou: float = 0.5
     Deviations: the paper says neither threshold nor interpolation. PASCAL VOC compares a detection with truths that are
         taken too (test_metrics.py::test_map_a_taken_truth_leaves_the_next_one). ImageNet's development kit asks less of
         small objects, min(iou, w h / ((w + 10)(h + 10))): that is `tolerance=10`.
-    Raises: TypeError or ValueError for dtypes, shapes, `iou`, values that are not finite, or a negative `tolerance`.
+    Raises: TypeError or ValueError for dtypes, shapes, `iou`, values that are not finite, a negative `tolerance`, or a
+        truth that ends before it begins (a detection that does overlaps nothing).
     """
     operator = "metrics.mean_average_precision"
     positive(operator, "iou", iou)
@@ -185,11 +186,15 @@ def mean_average_precision(detections: Array, truths: Array, *, iou: float = 0.5
     # N, unlike other letters, may be 0: nothing was detected.
     (detections,) = arrays(operator, detections=(detections, "N 7"))
     (truths,) = arrays(operator, truths=(truths, "M 6"))
+    inside_out = (truths[:, 4:] < truths[:, 2:4]).any(axis=1)
+    if inside_out.any():
+        expected = "boxes x1, y1, x2, y2 with x1 <= x2 and y1 <= y2"
+        raise ValueError(message(operator, "truths", expected, truths[inside_out][0, 2:]))
     detections = detections[np.argsort(-detections[:, 2], kind="stable")]
     taken: set[int] = set()
     right = []
     for image, name, _, *box in detections:
-        best, found = -1.0, -1
+        best, found = 0.0, -1
         for m, (its_image, its_name, *true) in enumerate(truths):
             if (its_image, its_name) != (image, name) or m in taken:
                 continue

@@ -60,7 +60,7 @@ ROWS = (
         differentiable=("x",),
         bench=({"C": 380, "H": 38, "W": 63, "R": 300},),
         bad=(
-            (change(x=lambda x: x[:, :-1]), "x: expected C a multiple of k^2=4, got C=11"),
+            (change(x=lambda x: x[:, :-2]), "x: expected C a multiple of k^2=4, got C=10"),
             (change(k=0), "k: expected at least 1, got 0"),
             (change(spatial_scale=0.0), "spatial_scale: expected a finite number above 0, got 0.0"),
         ),

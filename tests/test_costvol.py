@@ -288,6 +288,7 @@ def test_values_that_no_cost_volume_holds(costvol, name, options, bad, message):
         (([0, 0, 1], [0, 0, 0], [1, 0, 1]), (1, -1)),
         (([1, 0, 0, 0, 1],), (-2, 0)),
         (([1, 0, 0, 1, 1],), (1, 0)),
+        (([0, 0, 0],) * 8 + ([1, 0, 1],), (-1, 4)),
     ],
 )
 def test_hard_displacement_ties_go_to_the_nearest_then_to_the_first(costvol, rows, want):
@@ -298,6 +299,14 @@ def assert_tie(call, array, tie):
     """Closer than that the nearer offset wins over the higher score."""
     for gap, want in ((0.8 * tie, 0), (1.3 * tie, 1)):
         assert call(array([0.25, 0.25, 0.25 + gap]).reshape(1, 1, 1, 1, 3))[0, 0, 0, 0] == want, gap
+
+
+@pytest.mark.parametrize("sides", [(1, 1), (1, 7), (7, 1), (3, 5), (5, 5)])
+def test_hard_displacement_finds_the_highest_wherever_it_is(costvol, sides):
+    for i, j in np.ndindex(sides):
+        c = np.zeros((1, 1, 1, *sides))
+        c[..., i, j] = 1
+        np.testing.assert_array_equal(costvol.hard_displacement(c).ravel(), [j - sides[1] // 2, i - sides[0] // 2])
 
 
 def test_hard_displacement_ties_scores_within_1e_12(costvol):

@@ -138,11 +138,11 @@ def test_ps_roi_pool_of_a_constant_is_the_constant_inside_and_shifts_with_the_ma
 def test_ps_roi_pool_refuses_a_sample_that_there_is_not():
     """The operator does not look at values: NaN."""
     x = np.ones((2, 1, 3, 3))
-    for n in (-1.0, 2.0, 0.5):
+    for N, n in ((4, -1.0), (4, 4.0), (4, 0.5), (1, 1.0)):
         with pytest.raises(
-            ValueError, match=f"^detection.ps_roi_pool: rois: expected numbers of samples 0 to 1, got {n}$"
+            ValueError, match=f"^detection.ps_roi_pool: rois: expected numbers of samples 0 to {N - 1}, got {n}$"
         ):
-            spec.ps_roi_pool(x, roi(0, 0, 2, 2, n=n), k=1, spatial_scale=1.0)
+            spec.ps_roi_pool(np.ones((N, 1, 3, 3)), roi(0, 0, 2, 2, n=n), k=1, spatial_scale=1.0)
     torch = pytest.importorskip("torch")
     from motionspec.ops import detection as op
 
@@ -404,7 +404,8 @@ def test_propose_counts_before_and_after_suppression(detection):
     anchors = np.array([[0.0, 0, 19, 19], [2, 0, 21, 19], [30, 10, 69, 49], [5, 5, 19, 30], [20, 20, 39, 39]])
     scores = np.array([0.9, 0.95, 0.3, 0.99, 0.2])
     options = {"height": 40, "width": 60, "min_size": 16.0}
-    boxes, found, valid = detection.propose(0 * anchors, scores, anchors, pre_nms=3, post_nms=4, **options)
+    named = {"deltas": 0 * anchors, "scores": scores, "anchors": anchors}
+    boxes, found, valid = detection.propose(**named, pre_nms=3, post_nms=4, **options)
     np.testing.assert_array_equal(found, [0.95, 0.3, 0, 0])
     np.testing.assert_array_equal(valid, [True, True, False, False])
     np.testing.assert_array_equal(boxes[2:], 0)

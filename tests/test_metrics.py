@@ -318,12 +318,29 @@ def test_map_a_taken_truth_leaves_the_next_one():
     assert mean_average_precision(detections, truths) == 1
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_map_a_detection_takes_the_truth_that_it_overlaps_most(order):
+    """The first is 1 of the one object and 7/13 of the other; the second is 9/11 of the other, 6/14 of the one."""
+    truths = [(0, 1, 0, 0, 9, 9), (0, 1, 3, 0, 12, 9)][::order]
+    assert mean_average_precision([(0, 1, 0.9, 0, 0, 9, 9), (0, 1, 0.8, 4, 0, 13, 9)], truths) == 1
+
+
 def test_map_tolerance_asks_less_of_small_objects():
     """A 10 x 10 object: 100/400 = 1/4 is enough with ImageNet's 10 px."""
     detection = [(0, 1, 0.9, 0, 0, 39, 9)]
     assert mean_average_precision(detection, [(0, 1, *BOX)]) == 0
     assert mean_average_precision(detection, [(0, 1, *BOX)], tolerance=10) == 1
     assert mean_average_precision([(0, 1, 0.9, 0, 0, 40, 9)], [(0, 1, *BOX)], tolerance=10) == 0
+
+
+@pytest.mark.parametrize("step, hit", [(0, 1), (1, 0)])
+@pytest.mark.parametrize("x, y", [(0, 0), (50, 0), (0, 50)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_map_tolerance_goes_by_the_object_s_own_sides(x, y, turned, step, hit):
+    """A 10 x 30 object, wherever it is: (10 * 30)/(20 * 40) = 300/800 is enough, 300/810 is not."""
+    w, h, longer = (30, 10, (80 + step, 10)) if turned else (10, 30, (10, 80 + step))
+    box, detected = (x, y, x + w - 1, y + h - 1), (x, y, x + longer[0] - 1, y + longer[1] - 1)
+    assert mean_average_precision([(0, 1, 0.9, *detected)], [(0, 1, *box)], tolerance=10) == hit
 
 
 def test_map_equal_scores_count_in_their_order():
@@ -337,6 +354,11 @@ def test_map_equal_scores_count_in_their_order():
     [
         ({"iou": 0}, "iou: expected a finite number above 0, got 0"),
         ({"tolerance": -1}, "tolerance: expected a finite number of at least 0, got -1"),
+        ({"tolerance": float("inf")}, "tolerance: expected a finite number of at least 0, got inf"),
+        (
+            {"truths": np.array([(0, 1, *BOX), (0, 1, 50, 50, 10, 90)], float)},
+            "truths: expected boxes x1, y1, x2, y2 with x1 <= x2 and y1 <= y2, got [50. 50. 10. 90.]",
+        ),
         ({"truths": np.zeros((0, 6))}, "truths: expected shape (M, 6) with sides of at least 1, got (0, 6)"),
         ({"detections": np.zeros((1, 6))}, "detections: expected shape (N, 7) with sides of at least 1, got (1, 6)"),
     ],

@@ -140,6 +140,13 @@ def test_temporal_shift_printed_answer(pool3d):
     np.testing.assert_array_equal(got[4:], x[0, 4:, :, 0, 0])
 
 
+def test_temporal_shift_of_a_long_clip(pool3d):
+    """Ten seconds of video: frame t holds 1 + t."""
+    frames = 1 + np.arange(300.0)
+    got = pool3d.temporal_shift(np.tile(frames[:, None, None], (1, 8, 1, 1, 1)))[0, :, :, 0, 0]
+    np.testing.assert_array_equal(got[:3], [[*frames[1:], 0], [0, *frames[:-1]], frames])
+
+
 def test_temporal_shift_of_one_frame_leaves_zeros(pool3d):
     got = pool3d.temporal_shift(np.ones((1, 8, 1, 2, 2)))
     assert not got[:, :2].any() and (got[:, 2:] == 1).all()
@@ -153,10 +160,10 @@ def test_temporal_shift_stays_within_its_clip(pool3d):
 
 
 def test_temporal_shift_reversed_in_time_swaps_its_two_groups(pool3d):
-    x = np.random.default_rng(0).normal(size=(1, 16, 4, 2, 2))
-    swapped = x[:, [2, 3, 0, 1, *range(4, 16)]]
-    got = pool3d.temporal_shift(swapped[:, :, ::-1].copy())[:, :, ::-1]
-    np.testing.assert_array_equal(got[:, [2, 3, 0, 1, *range(4, 16)]], pool3d.temporal_shift(x))
+    x = np.random.default_rng(0).normal(size=(1, 24, 4, 2, 2))
+    swap = [3, 4, 5, 0, 1, 2, *range(6, 24)]
+    got = pool3d.temporal_shift(x[:, swap, ::-1].copy())[:, :, ::-1]
+    np.testing.assert_array_equal(got[:, swap], pool3d.temporal_shift(x))
 
 
 def test_temporal_shift_drops_what_leaves_the_clip():
