@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from motionspec.cli.cases import scale, sizes
+from motionspec.cli.cases import is_smooth, scale, sizes
 from motionspec.cli.check import Failure, Verdict, variants_to_judge
 from motionspec.cli.compare import compare
 from motionspec.cli.explain import Record, explain
@@ -213,4 +213,4 @@ def _record(result: Result) -> Record:
     row, k = result.case.row, result.case.k
     got = [result.got[f"output.{name}"] for name in row.outputs]
     plain = [array if array.dtype == bool else array.astype(np.float64) for array in got]
-    return Record(result.inputs, [scale(k) ** degree for degree in row.degree], plain)
+    return Record(result.inputs, [scale(k) ** degree for degree in row.degree], plain, is_smooth(k))

@@ -484,11 +484,12 @@ def _smaller(f: Array, h: int, w: int) -> Array:
 
 def _resize(f: Array, h: int, w: int) -> Array:
     """Bilinear between pixel centres: pixel i of n lies at (i + 1/2) / n of the side; the border is repeated."""
-    for axis, size in ((2, h), (3, w)):
-        n = f.shape[axis]
+
+    def matrix(n: int, size: int) -> Array:
         at = (np.arange(size) + 0.5) * n / size - 0.5
-        f = np.apply_along_axis(lambda line, at=at, n=n: np.interp(at, np.arange(n), line), axis, f)
-    return f
+        return np.stack([np.interp(at, np.arange(n), unit) for unit in np.eye(n)], axis=1)
+
+    return matrix(f.shape[2], h) @ f @ matrix(f.shape[3], w).T
 
 
 def _inside(u: Array) -> Array:
