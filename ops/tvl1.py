@@ -417,7 +417,8 @@ def _smaller(f: Tensor, h: int, w: int) -> Tensor:
         if radius:
             weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
             # Shifted slices: a convolution may run in TF32.
-            f = sum(w * tap for w, tap in zip(weights, _taps(f, radius, dim), strict=True)) / sum(weights)
+            taps = [weight * tap for weight, tap in zip(weights, _taps(f, radius, dim), strict=True)]
+            f = sum(taps[1:], taps[0]) / sum(weights)
     return _resize(f, h, w)
 
 

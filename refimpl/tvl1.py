@@ -468,9 +468,10 @@ def pyramid_flow(
                     rho = data_residual(rho_c[one], wx[one], wy[one], ux, uy)
                     v = threshold_step(ux, uy, rho, wx[one], wy[one], lam=lam, theta=theta)
                     for k in (0, 1):
-                        u[one, k : k + 1] = primal_step(v[k], *p[k, :, one], "adjoint", theta=theta)
-                        d = flow_gradient(u[one, k : k + 1], "forward")
-                        p[k, :, one] = dual_step(*p[k, :, one], *d, tau=tau, theta=theta)
+                        px, py = p[k, :, one]
+                        u[one, k : k + 1] = primal_step(v[k], px, py, "adjoint", theta=theta)
+                        dx, dy = flow_gradient(u[one, k : k + 1], "forward")
+                        p[k, :, one] = dual_step(px, py, dx, dy, tau=tau, theta=theta)
                     if tolerance is not None and ((u[one] - before) ** 2).sum(1).mean() < tolerance**2:
                         break
     return u
