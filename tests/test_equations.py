@@ -348,6 +348,7 @@ def test_compiles_once_for_all_sizes(name):
 )
 def test_compiled_kernels(name):
     """The real compiler on CPU, whose backward of some gathers is wrong with two threads or more."""
+    torch.compiler.reset()  # as above
     threads = torch.get_num_threads()
     torch.set_num_threads(2)
     row = EQUATIONS[name]
