@@ -436,7 +436,7 @@ def test_a_callable_that_never_returns_is_killed(command, strange, pids, name):
 def test_a_callable_that_writes_into_the_judge_s_pipe_does_not_hang_it(strange, pids):  # pids: cleans up
     # In a process of its own: the callable also writes into files that the test run has open.
     words = [MOTIONSPEC, "check", CROSS, "--impl", "strange.py:scribbles", "--timeout", "1", "--cases", "3"]
-    done = subprocess.run(words, cwd=strange, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(words, cwd=strange, capture_output=True, text=True, timeout=8)
     assert (done.returncode, done.stderr) == (1, "")
     assert "0 of 1 agree" in done.stdout
 
@@ -449,10 +449,17 @@ def test_a_callable_that_forks_is_judged_and_leaves_no_process(command, strange,
     assert status == 0, out
 
 
+def heed_signals():
+    """In the child: a test run under nohup or in the background of a script ignores these, and so would the child."""
+    for ignored in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(ignored, signal.SIG_DFL)
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGHUP, signal.SIGKILL], ids=lambda s: s.name)
 def test_a_killed_judge_takes_the_callable_with_it(strange, pids, how):
     """A CI job's timeout must not leave a process that burns a core for ever."""
-    judging = subprocess.Popen([MOTIONSPEC, "check", CROSS, "--impl", "strange.py:spins"], cwd=strange)
+    words = [MOTIONSPEC, "check", CROSS, "--impl", "strange.py:spins"]
+    judging = subprocess.Popen(words, cwd=strange, preexec_fn=heed_signals)
     assert wait_until(pids, 20)
     judging.send_signal(how)
     judging.wait(10)
@@ -461,10 +468,11 @@ def test_a_killed_judge_takes_the_callable_with_it(strange, pids, how):
 
 def test_ctrl_c_ends_with_one_line_and_status_130(strange, pids):
     words = [MOTIONSPEC, "check", CROSS, "--impl", "strange.py:spins"]
-    judging = subprocess.Popen(words, cwd=strange, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    judging = subprocess.Popen(words, cwd=strange, preexec_fn=heed_signals, **pipes)
     assert wait_until(pids, 20)
     judging.send_signal(signal.SIGINT)
-    out, err = judging.communicate(timeout=60)
+    out, err = judging.communicate(timeout=10)
     assert (judging.returncode, out, err.strip()) == (130, "", "motionspec: interrupted")
     assert wait_until(lambda: not alive(pids()[0]), 3)
 
