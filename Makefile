@@ -31,6 +31,8 @@ demo: .venv/.stamp
 test: lint
 	@echo "== tests"
 	$(BIN)/python -m pytest -n auto --dist worksteal
+	@echo "== Triton kernels in Triton's interpreter"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/test_kernels.py
 
 bench: .venv/.stamp
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-sort=name
