@@ -7,6 +7,7 @@ The interpreter is chosen when triton is imported, so these tests have a process
 import os
 from functools import partial
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -14,8 +15,10 @@ pytest.importorskip("triton", reason="no triton here: pip install 'motionspec[tr
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("kernels run in a process of their own: TRITON_INTERPRET=1", allow_module_level=True)
 
+import triton.language as tl  # noqa: E402
 from generated import operator  # noqa: E402
 from test_equations import SMOOTH, assert_agrees, channels_last, leaves, strided, tensors  # noqa: E402
+from triton.runtime import interpreter  # noqa: E402
 
 from motionspec.cli.cases import DTYPES, SeededFill, exact_case  # noqa: E402
 from motionspec.cli.check import judge  # noqa: E402
@@ -39,10 +42,38 @@ each_variant = pytest.mark.parametrize(
 SIZES = (
     {"N": 2, "C": 3, "T": 3, "H": 17, "W": 29},
     {"N": 1, "C": 1, "T": 2, "H": 1, "W": 300},
-    {"N": 1, "C": 2, "T": 4, "H": 300, "W": 1},
+    {"N": 1, "C": 2, "T": 4, "H": 50, "W": 1},
     {"N": 3, "C": 43, "T": 2, "H": 8, "W": 2},
     {"N": 1, "C": 1, "T": 2, "H": 33, "W": 64},
 )
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_to_nearest(monkeypatch):
+    """The interpreter cuts float32 off to bfloat16, where a GPU rounds to nearest (`cvt.rn`, see test_resources.py)."""
+    convert = interpreter._convert_float
+
+    def nearest(data, source, target, mode):
+        if (source, target) == (tl.float32, tl.bfloat16):
+            return torch.tensor(data).bfloat16().view(torch.uint16).numpy()
+        return convert(data, source, target, mode)
+
+    monkeypatch.setattr(interpreter, "_convert_float", nearest)
+
+
+@pytest.fixture(autouse=True)
+def launched(monkeypatch):
+    """Every test runs a kernel of ours."""
+    programs = []
+    run = interpreter.InterpretedFunction.run
+
+    def counted(self, *args, **options):
+        programs.append(self)
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(interpreter.InterpretedFunction, "run", counted)
+    yield
+    assert programs
 
 
 def kernel(row):
@@ -57,16 +88,12 @@ def gradients(function, row, variant, arrays):
     return torch.autograd.grad(value, wanted, weights)
 
 
-def test_the_kernels_are_interpreted():
-    assert {row.id for row in ROWS} == {"off.features", "off.clip_features"}
-
-
 @pytest.mark.parametrize("dtype", DTYPES)
 @each_row
 def test_the_judge_agrees(row, dtype):
     """Value and gradient in every variant, gradients against central differences of the oracle."""
     with Runner(timeout=None) as here:
-        verdicts = judge(kernel(row), row.id, here, framework="torch", dtypes=[dtype], cases=20, grad=True)
+        verdicts = judge(kernel(row), row.id, here, framework="torch", dtypes=[dtype], cases=10, grad=True)
     assert len(verdicts) == len(row.variants) * (1 + len(row.differentiable))
     assert all(verdict.ok for verdict in verdicts), report(verdicts)
 
@@ -92,13 +119,20 @@ def test_gradcheck(row, variant, k):
     def function(*values):
         return kernel(row)(**args | dict(zip(row.differentiable, values, strict=True)), **variant)
 
-    assert torch.autograd.gradcheck(function, wanted)
+    assert torch.autograd.gradcheck(function, wanted, fast_mode=k > 0)  # the interpreter needs 10 ms for a program
 
 
 @each_variant
-def test_a_second_derivative_is_refused_in_one_line(row, variant):
-    args, wanted = leaves(row, exact_case(row.id, SMOOTH))
-    value = kernel(row)(**args, **variant)
+def test_a_second_derivative_is_right_or_refused_in_one_line(row, variant):
+    args, wanted = leaves(row, exact_case(row.id, 4))
+
+    def function(*values):
+        return kernel(row)(**args | dict(zip(row.differentiable, values, strict=True)), **variant)
+
+    if row.id.startswith("off."):  # linear
+        assert torch.autograd.gradgradcheck(function, wanted, fast_mode=True)
+        return
+    value = function(*wanted)
     first = torch.autograd.grad(value, wanted, torch.ones_like(value, requires_grad=True), create_graph=True)
     expected = rf"^{row.id}: impl: expected 'torch' for a second derivative, got 'triton'$"
     with pytest.raises(NotImplementedError, match=expected):
@@ -124,8 +158,9 @@ def test_nan_and_infinity_touch_what_they_touch_in_the_eager_operator(row, varia
             args[wanted].requires_grad_(True)
         pairs = []
         for function in (kernel(row), operator(row)):
-            out = function(**args, **variant)
-            pairs.append([out, *torch.autograd.grad(out.sum(), [args[name] for name in row.differentiable])])
+            with np.errstate(all="ignore"):  # the interpreter is NumPy
+                out = function(**args, **variant)
+                pairs.append([out, *torch.autograd.grad(out.sum(), [args[name] for name in row.differentiable])])
         for got, want in zip(*pairs, strict=True):
             torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-9, equal_nan=True)
 
@@ -149,4 +184,3 @@ def test_compiles_without_graph_breaks(row, variant):
     assert_agrees(row, compiled(**args), as_outputs(row.reference(**arrays, **variant)), "float64")
     for a, b in zip(gradients(compiled, row, {}, arrays), gradients(function, row, variant, arrays), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
-
