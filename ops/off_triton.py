@@ -1,8 +1,8 @@
 """Triton kernels of `off.features` and `off.clip_features`, forward and adjoint; imported on first use.
 
 Both are bound by bytes. Per pixel of a pair the forward kernel writes three elements, and reads one: of a clip every
-frame once. The adjoint reads three and writes one. A program walks down a strip of columns, holding differences and sums
-of the last three rows in registers; what it reads again (a neighbour, the next pair's frame) comes from the cache.
+frame once. The adjoint reads three and writes one. A program walks down a strip of columns, holding differences and
+sums of the last three rows in registers; what it reads again (a neighbour, the next pair's frame) is in the cache.
 """
 
 from typing import Any
@@ -44,18 +44,17 @@ def _forward(
     for _ in range(pairs):
         zero = tl.zeros((BLOCK,), WIDE)
         d0, d1, s0, s1 = zero, zero, zero, zero  # differences and sums along x, of the two rows above
-        for k in tl.static_range(-1, ROWS + 1):
+        for k in range(-1, ROWS + 1):
             there = (row + k >= 0) & (row + k < H)
             a = tl.load(f + k * W - 1, mask=left & there, other=0).to(WIDE)
             b = tl.load(f + k * W, mask=inside & there, other=0).to(WIDE)
             c = tl.load(f + k * W + 1, mask=right & there, other=0).to(WIDE)
             d2, s2 = c - a, a + MIDDLE * b + c
-            if k >= 0 and k < ROWS:
-                tl.store(Ft + k * W, tl.load(g + k * W, mask=inside & there).to(WIDE) - b, mask=inside & there)
-            if k >= 1:
-                above = inside & (row + k - 1 < H)
-                tl.store(Fx + (k - 1) * W, d0 + MIDDLE * d1 + d2, mask=above)
-                tl.store(Fy + (k - 1) * W, s0 - s2, mask=above)
+            here = inside & there & (k >= 0) & (k < ROWS)
+            tl.store(Ft + k * W, tl.load(g + k * W, mask=here).to(WIDE) - b, mask=here)
+            above = inside & (k >= 1) & (row + k - 1 < H)
+            tl.store(Fx + (k - 1) * W, d0 + MIDDLE * d1 + d2, mask=above)
+            tl.store(Fy + (k - 1) * W, s0 - s2, mask=above)
             d0, d1, s0, s1 = d1, d2, s1, s2
         f += frame_size
         g += frame_size
@@ -78,7 +77,7 @@ def _adjoint(
     for frame in range(pairs + 1):
         zero = tl.zeros((BLOCK,), WIDE)
         d0, d1, s0, s1 = zero, zero, zero, zero
-        for k in tl.static_range(-1, ROWS + 1):
+        for k in range(-1, ROWS + 1):
             there = (row + k >= 0) & (row + k < H)
             first = there & (frame < pairs)  # the frame is the earlier one of a pair
             ax = tl.load(x + k * W - 1, mask=left & first, other=0).to(WIDE)
@@ -87,11 +86,10 @@ def _adjoint(
             by = tl.load(y + k * W, mask=inside & first, other=0).to(WIDE)
             cy = tl.load(y + k * W + 1, mask=right & first, other=0).to(WIDE)
             d2, s2 = cx - ax, ay + MIDDLE * by + cy
-            if k >= 1:
-                above = inside & (row + k - 1 < H)
-                now = tl.load(t + (k - 1) * W, mask=above & (frame < pairs), other=0).to(WIDE)
-                before = tl.load(t - frame_size + (k - 1) * W, mask=above & (frame > 0), other=0).to(WIDE)
-                tl.store(o + (k - 1) * W, (before - now) - (d0 + MIDDLE * d1 + d2) - (s0 - s2), mask=above)
+            above = inside & (k >= 1) & (row + k - 1 < H)
+            now = tl.load(t + (k - 1) * W, mask=above & (frame < pairs), other=0).to(WIDE)
+            before = tl.load(t - frame_size + (k - 1) * W, mask=above & (frame > 0), other=0).to(WIDE)
+            tl.store(o + (k - 1) * W, (before - now) - (d0 + MIDDLE * d1 + d2) - (s0 - s2), mask=above)
             d0, d1, s0, s1 = d1, d2, s1, s2
         x += frame_size
         y += frame_size

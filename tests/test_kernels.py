@@ -165,13 +165,13 @@ def test_nan_and_infinity_touch_what_they_touch_in_the_eager_operator(row, varia
             torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-9, equal_nan=True)
 
 
-@each_variant
-def test_empty_batch(row, variant):
+@each_row
+def test_empty_batch(row):
+    variant = dict(row.variants[0])
     arrays = {name: a[:0] for name, a in exact_case(row.id, SMOOTH).items()}
-    for a, b in zip(
-        gradients(kernel(row), row, variant, arrays), gradients(operator(row), row, variant, arrays), strict=True
-    ):
-        assert a.shape == b.shape
+    want = as_outputs(row.reference(**arrays, **variant))
+    assert_agrees(row, kernel(row)(**tensors(arrays), **variant), want, "float64")
+    assert all(g.numel() == 0 for g in gradients(kernel(row), row, variant, arrays))
 
 
 @each_variant
