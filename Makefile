@@ -5,12 +5,13 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench figures lint mutants test-lowest clean
+.PHONY: help demo test bench resources figures lint mutants test-lowest clean
 
 help:
 	@echo "make demo         run every operator on a photograph moved by a known flow, write motionspec-demo/report.html"
 	@echo "make test         lint, type check and run all tests"
 	@echo "make bench        time every operator, after checking it"
+	@echo "make resources    compile every Triton kernel, no GPU needed, write benchmarks/resources.txt"
 	@echo "make figures      draw docs/figures/*.png again"
 	@echo "make lint         ruff and mypy only"
 	@echo "make test-lowest  the oracle with the lowest NumPy and SciPy that pyproject.toml admits, without torch"
@@ -32,9 +33,14 @@ demo: .venv/.stamp
 test: lint
 	@echo "== tests"
 	$(BIN)/python -m pytest -n auto --dist worksteal
+	@echo "== Triton kernels in Triton's interpreter"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/test_kernels.py
 
 bench: .venv/.stamp
 	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+
+resources: .venv/.stamp
+	$(BIN)/python benchmarks/resources.py
 
 figures: .venv/.stamp
 	$(BIN)/python docs/figures.py

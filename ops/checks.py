@@ -11,7 +11,17 @@ from motionspec.fused import FUSED
 _HALF = (torch.bfloat16, torch.float16)
 
 
-def tensors(
+def tensors(operator: str, impl: str, /, **arguments: Any) -> list[Tensor]:
+    """Check tensors as `given` does, and return them in the type to compute in."""
+    return [widened(tensor) for tensor in given(operator, impl, **arguments)]
+
+
+def widened(tensor: Tensor) -> Tensor:
+    """In the type to compute in: its own, but float32 for the half types; `.to(dtype)` then rounds once."""
+    return tensor.float() if tensor.dtype in _HALF else tensor
+
+
+def given(
     operator: str,
     impl: str,
     /,
@@ -20,10 +30,9 @@ def tensors(
     integer: tuple[Any, ...] = (),
     **arguments: tuple[Any, str],
 ) -> list[Tensor]:
-    """Check tensors against shape patterns (see `motionspec.checks.shapes`) and return them in the type to compute in.
+    """Check tensors against shape patterns (see `motionspec.checks.shapes`) and return them as they are.
 
-    That is their own dtype, but float32 for the half types: compute there, then `.to(dtype)` rounds once. Arguments
-    named in `boolean` or `integer`, not the first, must be of such a type and keep it.
+    Arguments named in `boolean` or `integer`, not the first, must be of such a type.
     Raises TypeError unless the others are floating-point tensors of one dtype, ValueError for shapes, devices, `impl`.
     """
     choice(operator, "impl", impl, ("auto", "torch", *FUSED.get(operator, ())))
@@ -36,7 +45,7 @@ def tensors(
         first = tensor if first is None else first
         _like(operator, name, tensor, first)
     shapes(operator, **arguments)
-    return [tensor.float() if tensor.dtype in _HALF else tensor for tensor, _ in arguments.values()]
+    return [tensor for tensor, _ in arguments.values()]
 
 
 def _like(operator: str, name: str, tensor: Tensor, first: Tensor) -> None:
@@ -64,7 +73,7 @@ def number(operator: str, argument: str, value: Any, first: Tensor) -> Any:
     if isinstance(value, Tensor) and value.is_floating_point():
         single(operator, argument, tuple(value.shape))
         _like(operator, argument, value, first)
-        return (value.float() if value.dtype in _HALF else value).reshape(())
+        return widened(value).reshape(())
     if not isinstance(value, int | float):
         got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
         raise TypeError(message(operator, argument, "a number or a floating-point torch tensor", got))

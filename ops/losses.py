@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from motionspec.checks import choice, levels, positive, some, whole_ratios
-from motionspec.ops.checks import tensors
+from motionspec.ops.checks import given, tensors, widened
+from motionspec.ops.support import select
 
 
 def flow_pair(
@@ -34,18 +35,24 @@ def _listed(name: str, flows: Any, target: Any) -> dict[str, tuple[Any, str]]:
 def _checked(
     operator: str, impl: str, arguments: dict[str, tuple[Any, str]], mask: Any, mean: bool
 ) -> dict[str, Tensor]:
-    """Check scores and label if given, flows, target and mask if given; flow and target are 0 outside the mask."""
-    first, axes = next(iter(arguments)), arguments["target"][1]
-    if mask is not None:
-        arguments = arguments | {"mask": (mask, axes.replace("2", "1"))}
-    checked = tensors(operator, impl, boolean=("mask",), integer=("label",), **arguments)
-    found = dict(zip(arguments, checked, strict=True))
-    if mean:
-        some(operator, first, len(found["target"]))
+    """Check as `_given` does, and select out: flow and target become 0 outside the mask. In the type to compute in."""
+    found = {name: widened(tensor) for name, tensor in _given(operator, impl, arguments, mask, mean).items()}
     if mask is not None:
         for name in ("flow", "target"):  # a list of flows has a coarse mask each, see `_multiscale`
             if name in found:
                 found[name] = torch.where(found["mask"], found[name], 0.0)
+    return found
+
+
+def _given(operator: str, impl: str, arguments: dict[str, tuple[Any, str]], mask: Any, mean: bool) -> dict[str, Tensor]:
+    """Check scores and label if given, flows, target and mask if given, and return them as they are."""
+    first, axes = next(iter(arguments)), arguments["target"][1]
+    if mask is not None:
+        arguments = arguments | {"mask": (mask, axes.replace("2", "1"))}
+    checked = given(operator, impl, boolean=("mask",), integer=("label",), **arguments)
+    found = dict(zip(arguments, checked, strict=True))
+    if mean:
+        some(operator, first, len(found["target"]))
     return found
 
 
@@ -77,7 +84,13 @@ def endpoint_error(
     Raises TypeError or ValueError for dtypes, devices, shapes, `reduction`, `impl`, or a mean over N = 0 samples.
     """
     choice("losses.endpoint_error", "reduction", reduction, ("sum", "mean"))
-    pair = flow_pair("losses.endpoint_error", impl, flow, target, mask, mean=reduction == "mean")
+    mean = reduction == "mean"
+    _given("losses.endpoint_error", impl, _pair(flow, target), mask, mean)
+    if select("losses.endpoint_error", impl, flow) == "triton":
+        from motionspec.ops import losses_triton
+
+        return losses_triton.endpoint_error(flow, target, mask, mean)[0]
+    pair = flow_pair("losses.endpoint_error", impl, flow, target, mask, mean=mean)
     return _endpoint_error(*pair, reduction).to(flow.dtype)
 
 

@@ -6,7 +6,8 @@ from torch import Tensor
 
 from motionspec.checks import choice, message
 from motionspec.ops import brightness
-from motionspec.ops.checks import tensors
+from motionspec.ops.checks import given, tensors, widened
+from motionspec.ops.support import select
 
 # Weight of the middle line across the derivative; the outer lines weigh 1.
 _MIDDLE = {"paper": 1.0, "sobel": 2.0}
@@ -51,7 +52,12 @@ def features(f_prev: Tensor, f_next: Tensor, kernel: str = "paper", *, impl: str
     Raises TypeError or ValueError for dtypes, devices, shapes, `kernel` or `impl`.
     """
     choice("off.features", "kernel", kernel, tuple(_MIDDLE))
-    a, b = tensors("off.features", impl, f_prev=(f_prev, "N C H W"), f_next=(f_next, "N C H W"))
+    given("off.features", impl, f_prev=(f_prev, "N C H W"), f_next=(f_next, "N C H W"))
+    if select("off.features", impl, f_prev) == "triton":
+        from motionspec.ops import off_triton
+
+        return off_triton.features(f_prev, f_next, _MIDDLE[kernel])
+    a, b = widened(f_prev), widened(f_next)
     return torch.cat([*_spatial(a, kernel), b - a], 1).to(f_prev.dtype)
 
 
@@ -62,9 +68,14 @@ def clip_features(clip: Tensor, kernel: str = "paper", *, impl: str = "auto") ->
     Raises TypeError or ValueError for dtypes, shapes, T < 2, `kernel` or `impl`.
     """
     choice("off.clip_features", "kernel", kernel, tuple(_MIDDLE))
-    (a,) = tensors("off.clip_features", impl, clip=(clip, "N C T H W"))
-    if a.shape[2] < 2:
-        raise ValueError(message("off.clip_features", "clip", "at least T=2 frames", f"T={a.shape[2]}"))
+    given("off.clip_features", impl, clip=(clip, "N C T H W"))
+    if clip.shape[2] < 2:
+        raise ValueError(message("off.clip_features", "clip", "at least T=2 frames", f"T={clip.shape[2]}"))
+    if select("off.clip_features", impl, clip) == "triton":
+        from motionspec.ops import off_triton
+
+        return off_triton.clip_features(clip, _MIDDLE[kernel])
+    a = widened(clip)
     earlier, later = a[:, :, :-1], a[:, :, 1:]
     return torch.cat([*_spatial(earlier, kernel), later - earlier], 1).to(clip.dtype)
 

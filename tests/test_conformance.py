@@ -27,6 +27,7 @@ from motionspec.cli.cases import exact_case
 from motionspec.cli.check import judge
 from motionspec.cli.main import main, planned
 from motionspec.cli.runner import CannotRun, Runner
+from motionspec.fused import FUSED
 from motionspec.refimpl import brightness, losses, off, warp
 from motionspec.refimpl.equations import EQUATIONS, SINGLE
 from motionspec.refimpl.sources import SOURCES, ids
@@ -1225,7 +1226,8 @@ def test_list_has_every_equation_and_everything_planned_once(command):
             row = EQUATIONS[name]
             stem, function = name.split(".")
             operator = f"\ndef {function}(" in (ROOT / "ops" / f"{stem}.py").read_text()
-            want = ("complete", "reference, torch") if operator else ("no operator", "reference")
+            fused = ", ".join(["reference", "torch", *FUSED.get(name, ())])
+            want = ("complete", fused) if operator else ("no operator", "reference")
             assert (state, implementations, source, says) == (*want, row.source, row.summary)
         elif name in SINGLE:
             assert state == "complete" and source == SINGLE[name][0]

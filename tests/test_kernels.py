@@ -1,0 +1,186 @@
+"""Every Triton kernel in Triton's interpreter, on the CPU: against the oracle, and against the eager operator.
+
+The interpreter is chosen when triton is imported, so these tests have a process of their own, which `make test` starts:
+`TRITON_INTERPRET=1 pytest tests/test_kernels.py`.
+"""
+
+import os
+from functools import partial
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton", reason="no triton here: pip install 'motionspec[triton]'")
+if os.environ.get("TRITON_INTERPRET") != "1":
+    pytest.skip("kernels run in a process of their own: TRITON_INTERPRET=1", allow_module_level=True)
+
+import triton.language as tl  # noqa: E402
+from generated import operator  # noqa: E402
+from test_equations import SMOOTH, assert_agrees, channels_last, leaves, strided, tensors  # noqa: E402
+from triton.runtime import interpreter  # noqa: E402
+
+from motionspec.cli.cases import DTYPES, SeededFill, exact_case  # noqa: E402
+from motionspec.cli.check import judge  # noqa: E402
+from motionspec.cli.compare import as_outputs  # noqa: E402
+from motionspec.cli.runner import Runner  # noqa: E402
+from motionspec.cli.text import report  # noqa: E402
+from motionspec.fused import FUSED  # noqa: E402
+from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
+
+ROWS = [EQUATIONS[name] for name, implementations in FUSED.items() if "triton" in implementations]
+each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
+each_variant = pytest.mark.parametrize(
+    "row, variant",
+    [
+        pytest.param(row, dict(variant), id="-".join([row.id, *map(str, variant.values())]))
+        for row in ROWS
+        for variant in row.variants
+    ],
+)
+# More than a block of columns, rows or pixels, and no multiple of one; sides of 1.
+SIZES = (
+    {"N": 2, "C": 3, "T": 3, "H": 17, "W": 29},
+    {"N": 1, "C": 1, "T": 2, "H": 1, "W": 300},
+    {"N": 1, "C": 2, "T": 4, "H": 50, "W": 1},
+    {"N": 3, "C": 43, "T": 2, "H": 8, "W": 2},
+    {"N": 1, "C": 1, "T": 2, "H": 33, "W": 64},
+)
+
+
+@pytest.fixture(autouse=True)
+def bfloat16_to_nearest(monkeypatch):
+    """The interpreter cuts float32 off to bfloat16, where a GPU rounds to nearest (`cvt.rn`, see test_resources.py)."""
+    convert = interpreter._convert_float
+
+    def nearest(data, source, target, mode):
+        if (source, target) == (tl.float32, tl.bfloat16):
+            return torch.tensor(data).bfloat16().view(torch.uint16).numpy()
+        return convert(data, source, target, mode)
+
+    monkeypatch.setattr(interpreter, "_convert_float", nearest)
+
+
+@pytest.fixture(autouse=True)
+def launched(monkeypatch):
+    """Every test runs a kernel of ours."""
+    programs = []
+    run = interpreter.InterpretedFunction.run
+
+    def counted(self, *args, **options):
+        programs.append(self)
+        return run(self, *args, **options)
+
+    monkeypatch.setattr(interpreter.InterpretedFunction, "run", counted)
+    yield
+    assert programs
+
+
+def kernel(row):
+    return partial(operator(row), impl="triton")
+
+
+def gradients(function, row, variant, arrays):
+    """Of the values under random cotangents, the same for every function."""
+    args, wanted = leaves(row, arrays)
+    value = function(**args, **variant)
+    weights = torch.randn(value.shape, generator=torch.Generator().manual_seed(0), dtype=value.dtype)
+    return torch.autograd.grad(value, wanted, weights)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@each_row
+def test_the_judge_agrees(row, dtype):
+    """Value and gradient in every variant, gradients against central differences of the oracle."""
+    with Runner(timeout=None) as here:
+        verdicts = judge(kernel(row), row.id, here, framework="torch", dtypes=[dtype], cases=10, grad=True)
+    assert len(verdicts) == len(row.variants) * (1 + len(row.differentiable))
+    assert all(verdict.ok for verdict in verdicts), report(verdicts)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size.values())))
+@each_variant
+def test_no_multiple_of_a_block(row, variant, size):
+    fill = SeededFill((0,), 1.0, True, "float64")
+    arrays = row.inputs(fill, **{dim: size[dim] for dim in row.dims})
+    got = kernel(row)(**tensors(arrays), **variant)
+    assert_agrees(row, got, as_outputs(row.reference(**arrays, **variant)), "float64")
+    for a, b in zip(
+        gradients(kernel(row), row, variant, arrays), gradients(operator(row), row, variant, arrays), strict=True
+    ):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [0, 4, 6], ids=["1x1", "3x2", "6x5"])
+@each_variant
+def test_gradcheck(row, variant, k):
+    args, wanted = leaves(row, exact_case(row.id, k))
+
+    def function(*values):
+        return kernel(row)(**args | dict(zip(row.differentiable, values, strict=True)), **variant)
+
+    assert torch.autograd.gradcheck(function, wanted, fast_mode=k > 0)  # the interpreter needs 10 ms for a program
+
+
+@each_variant
+def test_a_second_derivative_is_right_or_refused_in_one_line(row, variant):
+    args, wanted = leaves(row, exact_case(row.id, 4))
+
+    def function(*values):
+        return kernel(row)(**args | dict(zip(row.differentiable, values, strict=True)), **variant)
+
+    if row.id.startswith("off."):  # linear
+        assert torch.autograd.gradgradcheck(function, wanted, fast_mode=True)
+        return
+    value = function(*wanted)
+    first = torch.autograd.grad(value, wanted, torch.ones_like(value, requires_grad=True), create_graph=True)
+    expected = rf"^{row.id}: impl: expected 'torch' for a second derivative, got 'triton'$"
+    with pytest.raises(NotImplementedError, match=expected):
+        torch.autograd.grad(sum(g.sum() for g in first), wanted)
+
+
+@pytest.mark.parametrize("layout", [strided, channels_last])
+@each_variant
+def test_layout_of_the_inputs_does_not_matter(row, variant, layout):
+    arrays = exact_case(row.id, SMOOTH)
+    want = as_outputs(row.reference(**arrays, **variant))
+    args = {name: layout(t) for name, t in tensors(arrays).items()}
+    assert_agrees(row, kernel(row)(**args, **variant), want, "float64")
+
+
+@each_variant
+def test_nan_and_infinity_touch_what_they_touch_in_the_eager_operator(row, variant):
+    for value in (torch.nan, torch.inf):
+        args = tensors(exact_case(row.id, SMOOTH))
+        for name in row.differentiable:
+            args[name].view(-1)[::37] = value
+        for wanted in row.differentiable:
+            args[wanted].requires_grad_(True)
+        pairs = []
+        for function in (kernel(row), operator(row)):
+            with np.errstate(all="ignore"):  # the interpreter is NumPy
+                out = function(**args, **variant)
+                pairs.append([out, *torch.autograd.grad(out.sum(), [args[name] for name in row.differentiable])])
+        for got, want in zip(*pairs, strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-9, equal_nan=True)
+
+
+@each_row
+def test_empty_batch(row):
+    variant = dict(row.variants[0])
+    arrays = {name: a[:0] for name, a in exact_case(row.id, SMOOTH).items()}
+    want = as_outputs(row.reference(**arrays, **variant))
+    assert_agrees(row, kernel(row)(**tensors(arrays), **variant), want, "float64")
+    assert all(g.numel() == 0 for g in gradients(kernel(row), row, variant, arrays))
+
+
+@each_variant
+def test_compiles_without_graph_breaks(row, variant):
+    torch.compiler.reset()
+    function = kernel(row)
+    compiled = torch.compile(lambda **args: function(**args, **variant), fullgraph=True, backend="aot_eager")
+    arrays = exact_case(row.id, SMOOTH)
+    args, _ = leaves(row, arrays)
+    assert_agrees(row, compiled(**args), as_outputs(row.reference(**arrays, **variant)), "float64")
+    for a, b in zip(gradients(compiled, row, {}, arrays), gradients(function, row, variant, arrays), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)

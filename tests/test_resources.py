@@ -1,0 +1,33 @@
+"""What the Triton kernels take of a GPU, compiled here without one: no spills, within limits, and as committed."""
+
+import os
+import runpy
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("torch")
+triton = pytest.importorskip("triton", reason="no triton here: pip install 'motionspec[triton]'")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.slow
+def test_kernels_do_not_spill_and_take_what_is_committed(monkeypatch, tmp_path):
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # what is compiled here is compiled now
+    made = runpy.run_path(str(FOLDER / "resources.py"))
+    rows = list(made["rows"]())
+    kernels = {"off_triton": {"forward", "adjoint"}, "losses_triton": {"sums", "finish", "backward"}}
+    assert {row[0] for row in rows} == {f"{stem}.{name}" for stem, names in kernels.items() for name in names}
+    for name, capability, types, *_, registers, local, shared, rounding in rows:
+        line = f"{name} sm_{capability} {types}"
+        assert int(registers) <= made["REGISTERS"], line
+        assert int(local) == 0, line
+        assert int(shared) <= made["SHARED"][int(capability)], line
+        assert rounding == ("rn" if "bf16" in types and not name.endswith("sums") else "-"), line
+    committed = made["PAGE"].read_text(encoding="utf-8")
+    if not committed.startswith(f"triton {triton.__version__};"):
+        pytest.skip(f"no spills; the committed table is that of another version than triton {triton.__version__}")
+    assert made["page"](rows) == committed, "if that is meant: make resources"
