@@ -477,11 +477,7 @@ ROWS = (
         reference=tvl1.pyramid_flow,
         dims="NHW",
         inputs=_image_inputs,
-        # Enough for every step to see the others; the second one stops some samples early.
-        variants=(
-            {"n_scales": 2, "scale": 0.7, "n_warps": 2, "n_iter": 2, "median": 3},
-            {"n_scales": 2, "scale": 0.7, "n_warps": 2, "n_iter": 3, "median": 1, "tolerance": 0.1},
-        ),
+        variants=({"n_scales": 2, "scale": 0.7, "n_warps": 2, "n_iter": 2, "median": 3},),  # every step sees the others
         outputs=("flow",),
         degree=(0,),
         differentiable=(),

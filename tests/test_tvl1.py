@@ -986,6 +986,23 @@ def test_pyramid_flow_tolerance_stops_a_sample_for_itself(tvl1):
     assert 1e-4 < np.abs(all_iterations - both_samples[:1]).max() < 1
 
 
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"median": 1}, {"tolerance": 0.05}, {"n_scales": 3, "scale": 0.5}, {"tau": 0.1, "theta": 0.2}],
+    ids=str,
+)
+def test_pyramid_flow_s_options_mean_the_same_to_reference_and_operator(options):
+    """What the row does not vary, on two samples that stop after different numbers of iterations."""
+    function = op("pyramid_flow")
+    import torch
+
+    f0, f1, _, _ = moved(translation([0, 1.5], [0, -1]), size=(21, 26))
+    f0, f1 = np.concatenate([f0, f0]), np.concatenate([f1, f0 + 0.5 * (f1 - f0)])
+    options = QUICK | {"n_iter": 8} | options
+    want = refimpl.tvl1.pyramid_flow(f0, f1, **options)
+    np.testing.assert_allclose(function(*map(torch.tensor, (f0, f1)), **options).numpy(), want, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (2, 30), (8, 8), (9, 17)])
 def test_pyramid_flow_of_small_images(tvl1, size):
     f0, f1, _, _ = moved(translation([0, 1], [0, 0]), size=size)
