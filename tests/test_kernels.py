@@ -18,6 +18,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 import triton.language as tl  # noqa: E402
 from generated import operator  # noqa: E402
 from test_equations import SMOOTH, assert_agrees, channels_last, leaves, strided, tensors  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from triton.runtime import interpreter  # noqa: E402
 
 from motionspec.cli.cases import DTYPES, SeededFill, exact_case  # noqa: E402
@@ -184,3 +185,54 @@ def test_compiles_without_graph_breaks(row, variant):
     assert_agrees(row, compiled(**args), as_outputs(row.reference(**arrays, **variant)), "float64")
     for a, b in zip(gradients(compiled, row, {}, arrays), gradients(function, row, variant, arrays), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@each_row
+def test_export_has_the_eager_formula(row):
+    """A saved program runs where motionspec's kernels are not known."""
+    args = {name: t.float() if t.is_floating_point() else t for name, t in tensors(exact_case(row.id, SMOOTH)).items()}
+
+    class Module(torch.nn.Module):
+        def forward(self, **args):
+            return operator(row)(**args)
+
+    with torch.no_grad():
+        called = {str(node.target) for node in torch.export.export(Module(), (), args).graph.nodes}
+        kernel(row)(**args)
+    assert called and not any("motionspec" in target for target in called)
+
+
+@each_variant
+def test_what_is_registered(row, variant):
+    """Schema, fake implementation, autograd and dynamic shapes of each registered operator that a call goes through."""
+    seen = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function.namespace == "motionspec":
+                seen.append((function, args))
+            return function(*args, **kwargs or {})
+
+    args, wanted = leaves(row, exact_case(row.id, SMOOTH))
+    with Watch():
+        torch.autograd.grad(kernel(row)(**args, **variant).sum(), wanted)
+    assert len(seen) == 2
+    for function, found in seen:
+        own = [a.detach().requires_grad_(a.is_floating_point()) if isinstance(a, torch.Tensor) else a for a in found]
+        utils = ("test_schema", "test_autograd_registration", "test_faketensor")
+        torch.library.opcheck(function, own, test_utils=utils)
+
+
+@pytest.mark.parametrize("most", [1, 2, 3])
+@pytest.mark.parametrize("reduction", ["sum", "mean"])
+def test_endpoint_error_of_more_blocks_than_programs(monkeypatch, reduction, most):
+    """Two samples of two blocks each, in at most so many programs (two at least, one for each sample)."""
+    from motionspec.ops import losses_triton
+
+    monkeypatch.setattr(losses_triton, "_BLOCKS", most)
+    row = EQUATIONS["losses.endpoint_error"]
+    arrays = row.inputs(SeededFill((0,), 1.0, True, "float64"), N=2, T=3, H=20, W=25)
+    got = kernel(row)(**tensors(arrays), reduction=reduction)
+    assert_agrees(row, got, as_outputs(row.reference(**arrays, reduction=reduction)), "float64")
+    a, b = (gradients(f, row, {"reduction": reduction}, arrays)[0] for f in (kernel(row), operator(row)))
+    torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
