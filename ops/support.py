@@ -26,6 +26,8 @@ def select(operator: str, impl: str, first: Tensor, unsupported: str | None = No
     Raises ValueError for an `impl` that the operator does not have, and for one by name that cannot do what is asked.
     """
     choice(operator, "impl", impl, ("auto", "torch", *FUSED.get(operator, ())))
+    if impl == "auto" and torch.compiler.is_exporting():
+        return "torch"  # a saved program, or ONNX, knows nothing of our kernels
     if impl == "auto":
         able = (name for name in FUSED.get(operator, ()) if unsupported is None and not _lacks(name, first, True))
         return next(able, "torch")
