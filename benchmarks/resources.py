@@ -38,9 +38,12 @@ def workloads(dtype: torch.dtype) -> None:
     for kernel in ("paper", "sobel"):
         ops.off.clip_features(clip, kernel, impl="triton").sum().backward()
         ops.off.features(clip[:, :, 0], clip[:, :, 1], kernel, impl="triton").sum().backward()
-    for mask in (None, torch.ones((2, 1, 56, 56), dtype=torch.bool)):
-        for reduction in ("sum", "mean"):
-            ops.losses.endpoint_error(flow, flow.detach(), mask=mask, reduction=reduction, impl="triton").backward()
+    for blocks in (1, 2**14):  # few, as for flows of many pixels: several to a program
+        with mock.patch("motionspec.ops.losses_triton._BLOCKS", blocks):
+            for mask in (None, torch.ones((2, 1, 56, 56), dtype=torch.bool)):
+                for reduction in ("sum", "mean"):
+                    options = {"mask": mask, "reduction": reduction, "impl": "triton"}
+                    ops.losses.endpoint_error(flow, flow.detach(), **options).backward()
 
 
 def launches() -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
