@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from motionspec.checks import message
+from motionspec.ops.support import no_second_derivative
 
 # Pixels that a program holds at a time; warps. What they cost in registers: `benchmarks/resources.txt`.
 _BLOCK, _WARPS = 1024, 8
@@ -159,11 +159,5 @@ def _derivative(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tenso
     return found, -found if ctx.needs_input_grad[1] else None, None, None
 
 
-def _no_second(ctx: Any, _: Tensor) -> None:
-    raise NotImplementedError(
-        message("losses.endpoint_error", "impl", "'torch' for a second derivative", repr("triton"))
-    )
-
-
 endpoint_error.register_autograd(_derivative, setup_context=_save)
-backward.register_autograd(_no_second)
+backward.register_autograd(no_second_derivative("losses.endpoint_error", "triton"))

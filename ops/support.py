@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+from collections.abc import Callable
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -49,3 +51,12 @@ def _lacks(name: str, first: Tensor, auto: bool) -> str:
     if first.dtype not in types and (auto or (name == "triton" and not interpreted)):
         return str(first.dtype)
     return ""
+
+
+def no_second_derivative(operator: str, impl: str) -> Callable[..., NoReturn]:
+    """The derivative of a backward kernel that has none."""
+
+    def refuse(ctx: Any, *grads: Any) -> NoReturn:
+        raise NotImplementedError(message(operator, "impl", "'torch' for a second derivative", repr(impl)))
+
+    return refuse
