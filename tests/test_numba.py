@@ -1,0 +1,80 @@
+"""What all operators by numba owe beside tests/test_kernels.py: threads, forked processes, folders without a cache."""
+
+import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+numba = pytest.importorskip("numba")
+
+from test_equations import tensors  # noqa: E402
+from test_kernels import IMPL, each_row, each_variant, gradients, kernel, without_eager  # noqa: E402
+
+from motionspec.cli.cases import SeededFill  # noqa: E402
+from motionspec.ops import compiled  # noqa: E402
+
+if IMPL != "numba":
+    pytest.skip("the interpreter's process has Triton's kernels", allow_module_level=True)
+
+SIZE = {"N": 3, "C": 5, "T": 4, "H": 28, "W": 30}  # enough work for three threads
+
+
+def inputs(row):
+    fill = SeededFill((0,), 1.0, True, "float64")
+    return without_eager(row, row.inputs(fill, **{dim: SIZE[dim] for dim in row.dims}))
+
+
+@pytest.fixture
+def threads():
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@each_variant
+def test_the_number_of_threads_does_not_show(row, variant, threads, monkeypatch):
+    """In any bit of values and gradients."""
+    arrays, found, pool, beside = inputs(row), [], compiled._pool, set()
+    monkeypatch.setattr(compiled, "_pool", lambda process, number: beside.add(number) or pool(process, number))
+    for number in (1, 2, 3):
+        threads(number)
+        value = kernel(row)(**tensors(arrays), **variant)
+        found.append([value, *gradients(kernel(row), row, variant, arrays)])
+    assert beside == {1, 2}
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+def _child(queue, row, arrays):
+    queue.put(kernel(row)(**tensors(arrays)).numpy())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@each_row
+def test_runs_in_a_forked_process_and_in_threads_of_the_caller(row, threads):
+    """As in the workers of a DataLoader, after the parent has used its threads."""
+    threads(2)
+    arrays = inputs(row)
+    want = kernel(row)(**tensors(arrays))
+    with ThreadPoolExecutor(4) as callers:
+        for got in callers.map(lambda _: kernel(row)(**tensors(arrays)), range(16)):
+            assert torch.equal(got, want)
+    fork = multiprocessing.get_context("fork")
+    queue = fork.Queue()
+    child = fork.Process(target=_child, args=(queue, row, arrays))
+    child.start()
+    np.testing.assert_array_equal(queue.get(timeout=60), want.numpy())
+    child.join()
+    assert child.exitcode == 0
+
+
+def test_compiles_where_no_cache_can_be_written():
+    names = {}
+    exec("def double(a, low, high): a[low:high] *= 2", names)  # of no file, beside which a cache would lie
+    with pytest.raises(RuntimeError, match="no locator available"):
+        numba.njit(names["double"], cache=True)
+    a = np.ones(3)
+    compiled.kernel(names["double"])(a, 0, 2)
+    assert a.tolist() == [2, 2, 1]
