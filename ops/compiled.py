@@ -4,12 +4,13 @@ Threads are Python's, as many as `torch.get_num_threads()`: a kernel holds no lo
 numba's threading layers "workqueue" ends the process where two threads of the caller meet, and "omp" where a forked
 process, as a DataLoader's, comes to it after its parent did.
 
-The first call of a kernel for each dtype compiles it; the result is cached beside its file or in the user's cache
-folder. Where neither can be written, each process compiles again.
+The first call of a kernel for each dtype compiles it, which the logger "motionspec" announces; the result is cached
+beside its file or in the user's cache folder. Where neither can be written, each process compiles again.
 """
 
 import functools
 import itertools
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -17,6 +18,7 @@ from typing import Any
 
 import numba
 import torch
+from numba.core import event
 
 # Without fast-math: NaN stays where it is. A division by 0 gives infinity or NaN, as in torch.
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
@@ -25,12 +27,35 @@ part = numba.njit(**_OPTIONS)
 """Compiled as part of the kernels that call it."""
 
 
+_KERNELS = []
+
+
 def kernel(function: Callable[..., None]) -> Any:
     """Compiled with all that it calls, and cached. Its last two arguments are the range of its share of the work."""
     try:
-        return numba.njit(function, cache=True, **_OPTIONS)
+        compiled = numba.njit(function, cache=True, **_OPTIONS)
     except RuntimeError:  # no folder to write to
-        return numba.njit(function, **_OPTIONS)
+        compiled = numba.njit(function, **_OPTIONS)
+    _KERNELS.append(compiled)
+    return compiled
+
+
+class _Announce(event.Listener):
+    """Says why a call takes seconds. A warning to the logger, for that is what is shown where nothing is set up."""
+
+    def on_start(self, event: Any) -> None:
+        if event.data["dispatcher"] in _KERNELS:  # not a part of one, nor anybody else's
+            name = event.data["dispatcher"].py_func
+            dtype = event.data["args"][0].dtype
+            logging.getLogger("motionspec").warning(
+                "compiling %s.%s for %s: some seconds, once on this machine", name.__module__, name.__name__, dtype
+            )
+
+    def on_end(self, event: Any) -> None:
+        pass
+
+
+event.register("numba:compile", _Announce())
 
 
 def share(run: Callable[..., None], pieces: int, threads: int, *arguments: Any) -> None:
