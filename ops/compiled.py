@@ -27,7 +27,7 @@ part = numba.njit(**_OPTIONS)
 """Compiled as part of the kernels that call it."""
 
 
-_KERNELS = []
+_KERNELS: list[Any] = []
 
 
 def kernel(function: Callable[..., None]) -> Any:
