@@ -4,5 +4,8 @@
 FUSED: dict[str, tuple[str, ...]] = {
     "off.features": ("triton",),
     "off.clip_features": ("triton",),
+    "warp.bilinear": ("triton",),
+    "warp.motion": ("triton",),
+    "warp.difference": ("triton",),
     "losses.endpoint_error": ("triton",),
 }
