@@ -28,7 +28,7 @@ SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 REGISTERS = 255
 HEADER = ("kernel", "sm", "types", "constants", "warps", "registers", "local", "shared", "to bf16")
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
-TYPES |= {torch.int32: "i32", torch.bool: "i1"}
+TYPES |= {torch.int64: "i64", torch.int32: "i32", torch.bool: "i1"}
 
 
 def workloads(dtype: torch.dtype) -> None:
@@ -38,6 +38,11 @@ def workloads(dtype: torch.dtype) -> None:
     for kernel in ("paper", "sobel"):
         ops.off.clip_features(clip, kernel, impl="triton").sum().backward()
         ops.off.features(clip[:, :, 0], clip[:, :, 1], kernel, impl="triton").sum().backward()
+    pair = torch.zeros((2, 2, 32, 28, 28), dtype=dtype, requires_grad=True)
+    for outside in ("zero", "blend"):
+        for deterministic in (False, True):
+            with mock.patch("torch.are_deterministic_algorithms_enabled", return_value=deterministic):
+                ops.warp.difference(*pair, flow[..., :28, :28], outside=outside, impl="triton").sum().backward()
     for blocks in (1, 2**14):  # few, as for flows of many pixels: several to a program
         with mock.patch("motionspec.ops.losses_triton._BLOCKS", blocks):
             for mask in (None, torch.ones((2, 1, 56, 56), dtype=torch.bool)):

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from motionspec.checks import choice
-from motionspec.ops.checks import tensors
+from motionspec.ops.checks import given, widened
+from motionspec.ops.support import select
 
 
 def bilinear(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
@@ -16,8 +17,8 @@ def bilinear(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "aut
     Raises TypeError or ValueError for dtypes, devices, shapes, `outside` or `impl`; never looks at values.
     """
     choice("warp.bilinear", "outside", outside, ("zero", "blend"))
-    a, d = tensors("warp.bilinear", impl, x=(x, "N C H W"), flow=(flow, "N 2 H W"))
-    return _bilinear(a, d, outside).to(x.dtype)
+    given("warp.bilinear", impl, x=(x, "N C H W"), flow=(flow, "N 2 H W"))
+    return _warp("warp.bilinear", impl, x, flow, None, outside)
 
 
 def motion(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
@@ -26,8 +27,8 @@ def motion(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto"
     Shapes: x (N, C, H, W), flow (N, 2, H, W) -> (N, C, H, W). Units, `outside`, errors: as `bilinear`.
     """
     choice("warp.motion", "outside", outside, ("zero", "blend"))
-    a, d = tensors("warp.motion", impl, x=(x, "N C H W"), flow=(flow, "N 2 H W"))
-    return _bilinear(a, -d, outside).to(x.dtype)
+    given("warp.motion", impl, x=(x, "N C H W"), flow=(flow, "N 2 H W"))
+    return _warp("warp.motion", impl, x, flow, None, outside)
 
 
 def difference(f0: Tensor, f1: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
@@ -36,8 +37,19 @@ def difference(f0: Tensor, f1: Tensor, flow: Tensor, *, outside: str = "zero", i
     Shapes: f0, f1 (N, C, H, W), flow (N, 2, H, W) -> (N, C, H, W). Units, `outside`, errors: as `bilinear`.
     """
     choice("warp.difference", "outside", outside, ("zero", "blend"))
-    a, b, d = tensors("warp.difference", impl, f0=(f0, "N C H W"), f1=(f1, "N C H W"), flow=(flow, "N 2 H W"))
-    return (b - _bilinear(a, -d, outside)).to(f1.dtype)
+    given("warp.difference", impl, f0=(f0, "N C H W"), f1=(f1, "N C H W"), flow=(flow, "N 2 H W"))
+    return _warp("warp.difference", impl, f0, flow, f1, outside)
+
+
+def _warp(operator: str, impl: str, x: Tensor, flow: Tensor, later: Tensor | None, outside: str) -> Tensor:
+    """The operator of that name, of tensors that it has checked; `later` is the frame that `difference` starts from."""
+    if select(operator, impl, x) == "triton":
+        from motionspec.ops import warp_triton
+
+        return warp_triton.warp(x, flow, later, operator, outside == "blend")
+    d = widened(flow)
+    warped = _bilinear(widened(x), d if operator == "warp.bilinear" else -d, outside)
+    return (warped if later is None else widened(later) - warped).to(x.dtype)
 
 
 def leaves_map(flow: Tensor) -> Tensor:
