@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from motionspec.checks import choice, count, message, odd, positive
 from motionspec.ops.checks import number, tensors
+from motionspec.ops.support import select
 
 Number = float | Tensor
 Kernel = Tensor | tuple[tuple[float, ...], ...]  # 3 x 3, for true convolution
@@ -264,6 +265,8 @@ def representation_flow(
     `scheme="classic"`: unit gain, forward differences and their adjoint; `"paper"`: (8)-(10) as printed, which divides
     the flow by 8 and oscillates; `"released"`: the released code, with its border lines and epsilons.
     `memory="all"` keeps all iterations for backward; `"sqrt"` keeps about sqrt(n_iter) and computes the others again.
+    `impl="numba"` (extra `numba`; CPU; not "paper", not the kernels) keeps none and has no second derivative; its first
+    call compiles for half a minute, once per machine and dtype.
     Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers, `scheme`, `memory` or `impl`.
     """
     name = "tvl1.representation_flow"
@@ -273,6 +276,13 @@ def representation_flow(
     kernels = {"wx": (wx, "2"), "wy": (wy, "2"), "image_kernel": (image_kernel, "2 3 3")}
     [a, b], w = _checked(name, impl, {"f1": f1, "f2": f2}, **kernels, flow_kernel=(flow_kernel, "2 3 3"))
     t, la, th = number(name, "tau", tau, f1), number(name, "lam", lam, f1), number(name, "theta", theta, f1)
+    learned = "image_kernel" if image_kernel is not None else "flow_kernel" if flow_kernel is not None else None
+    if select(name, impl, f1, "scheme='paper'" if scheme == "paper" else learned) == "numba":
+        from motionspec.ops import tvl1_numba
+
+        numbers = (torch.as_tensor(x, dtype=a.dtype) for x in (t, la, th))
+        weights = (a.new_tensor(_BACKWARD) if x is None else x for x in (w["wx"], w["wy"]))
+        return tvl1_numba.representation_flow(a, b, *numbers, *weights, n_iter, scheme == "released").to(f1.dtype)
     r, lt = t / th, la * th
     image, gradient, border = _SCHEMES[scheme]
     released = scheme == "released"

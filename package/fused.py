@@ -8,4 +8,5 @@ FUSED: dict[str, tuple[str, ...]] = {
     "warp.motion": ("triton",),
     "warp.difference": ("triton",),
     "losses.endpoint_error": ("triton",),
+    "tvl1.representation_flow": ("numba",),
 }
