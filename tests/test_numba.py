@@ -48,7 +48,7 @@ def test_the_number_of_threads_does_not_show(row, variant, threads, monkeypatch)
 
 
 def _child(queue, row, arrays):
-    queue.put(kernel(row)(**tensors(arrays)).numpy())
+    queue.put(kernel(row)(**tensors(arrays), **row.variants[0]).numpy())
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -57,9 +57,9 @@ def test_runs_in_a_forked_process_and_in_threads_of_the_caller(row, threads):
     """As in the workers of a DataLoader, after the parent has used its threads."""
     threads(2)
     arrays = inputs(row)
-    want = kernel(row)(**tensors(arrays))
+    want = kernel(row)(**tensors(arrays), **row.variants[0])
     with ThreadPoolExecutor(4) as callers:
-        for got in callers.map(lambda _: kernel(row)(**tensors(arrays)), range(16)):
+        for got in callers.map(lambda _: kernel(row)(**tensors(arrays), **row.variants[0]), range(16)):
             assert torch.equal(got, want)
     fork = multiprocessing.get_context("fork")
     queue = fork.Queue()
