@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, odd_window, positive, radii
-from motionspec.ops.checks import tensors
+from motionspec.ops.checks import given, tensors, widened
+from motionspec.ops.support import select
 
 
 def cosine(
@@ -79,7 +80,12 @@ def displacement_map(
     R_h, R_w = radii("costvol.displacement_map", radius)
     positive("costvol.displacement_map", "tau", tau)
     choice("costvol.displacement_map", "border", border, ("zero", "exclude"))
-    a, b = tensors("costvol.displacement_map", impl, f0=(f0, "N C H W"), f1=(f1, "N C H W"))
+    given("costvol.displacement_map", impl, f0=(f0, "N C H W"), f1=(f1, "N C H W"))
+    if select("costvol.displacement_map", impl, f0) == "numba":
+        from motionspec.ops import costvol_numba
+
+        return costvol_numba.displacement_map(f0, f1, R_h, R_w, float(tau), border == "exclude")
+    a, b = widened(f0), widened(f1)
     return _expected(_cosine(a, b, R_h, R_w, border), tau).to(f0.dtype)
 
 

@@ -4,9 +4,10 @@
 FUSED: dict[str, tuple[str, ...]] = {
     "off.features": ("triton",),
     "off.clip_features": ("triton",),
+    "tvl1.representation_flow": ("numba",),
+    "costvol.displacement_map": ("numba",),
     "warp.bilinear": ("triton",),
     "warp.motion": ("triton",),
     "warp.difference": ("triton",),
     "losses.endpoint_error": ("triton",),
-    "tvl1.representation_flow": ("numba",),
 }

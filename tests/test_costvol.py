@@ -438,3 +438,66 @@ def test_soft_displacement_finds_sub_pixel_shifts_better_than_winner_takes_all(c
             errors.append(np.hypot(*np.moveaxis(costvol.soft_displacement(c, tau=tau) - goal, 1, 0)).mean())
     assert np.mean(hard) == pytest.approx(0.47, abs=0.01)
     assert {tau: np.mean(errors) for tau, errors in soft.items()} == pytest.approx(figures, abs=0.01)
+
+
+# Displacement map by numba: what the generated tests of every fused implementation do not reach
+
+
+def compared(f0, f1, **options):
+    """Value and gradients by numba, and by eager torch."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("numba")
+    found = []
+    for impl in ("numba", "torch"):
+        leaves = [torch.tensor(f, requires_grad=True) for f in (f0, f1)]
+        out = ops().displacement_map(*leaves, tau=0.1, impl=impl, **options)
+        weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
+        found.append([out, *torch.autograd.grad(out, leaves, weights)])
+    return zip(*found, strict=True)
+
+
+@each_border
+@pytest.mark.parametrize("radius", [0, 5, (0, 7), (12, 3), (4, 12)])
+@pytest.mark.parametrize("shape", [(2, 3, 5, 6), (1, 9, 16, 23), (1, 2, 1, 40), (1, 1, 31, 1)])
+def test_displacement_map_by_numba_at_radii_beside_and_beyond_the_map(shape, radius, border):
+    torch = pytest.importorskip("torch")
+    for got, want in compared(*features(shape), radius=radius, border=border):
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+
+
+@each_border
+def test_displacement_map_by_numba_has_nan_where_eager_has_it(border):
+    """The kernel takes rows by twos: a NaN must not come to a row that the other one of the two sees."""
+    torch = pytest.importorskip("torch")
+    for frame in (0, 1):
+        for row in range(9):
+            maps = features((1, 3, 9, 11))
+            maps[frame][0, 1, row, 5] = np.nan
+            maps[1 - frame][0, :, 2, 4] = 0  # a zero vector has derivative 0 whatever it meets
+            for got, want in compared(*maps, radius=(2, 1), border=border):
+                torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11, equal_nan=True)
+                assert not got.isnan().all()
+
+
+@pytest.mark.parametrize("exponent", [-140, -100, 100, 120])
+def test_displacement_map_by_numba_of_vectors_whose_squares_leave_float32(exponent):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("numba")
+    f0, f1 = torch.randint(-4, 5, (2, 1, 3, 4, 5), generator=torch.Generator().manual_seed(0)).float()
+    want = ops().displacement_map(f0, f1, radius=1, tau=0.1, impl="numba")
+    far = [(f * 2.0**exponent).requires_grad_(True) for f in (f0, f1)]
+    got = ops().displacement_map(*far, radius=1, tau=0.1, impl="numba")
+    assert torch.equal(got, want)
+    assert not any(g.isnan().any() for g in torch.autograd.grad(got.square().sum(), far))
+
+
+@pytest.mark.parametrize("tau", [1e-4, 0.01, 1.0, 100.0])
+def test_displacement_map_by_numba_in_float32_at_temperatures_far_apart(tau):
+    """Its exponential is our own. Where the maximum is unique, the softmax of a low temperature is winner takes all."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("numba")
+    f0, f1 = (torch.tensor(f) for f in features((2, 8, 14, 15)))
+    want = ops().displacement_map(f0, f1, radius=3, tau=tau)
+    got = ops().displacement_map(f0.float(), f1.float(), radius=3, tau=tau, impl="numba")
+    # Scores are right to some units in the last place of 1, weights to those over tau.
+    torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-5 + 2e-6 / tau)
