@@ -56,7 +56,8 @@ def _child(queue, row, args):
 def test_runs_in_a_forked_process_and_in_threads_of_the_caller(row, threads):
     """As in the workers of a DataLoader, after the parent has used its threads."""
     threads(2)
-    args = tensors(inputs(row)) | dict(row.variants[0])  # torch itself may hang in the child where it shares out work, even to make these
+    # Made here: torch itself may hang in the child where it shares out work.
+    args = tensors(inputs(row)) | dict(row.variants[0])
     want = kernel(row)(**args)
     with ThreadPoolExecutor(4) as callers:
         for got in callers.map(lambda _: kernel(row)(**args), range(16)):
