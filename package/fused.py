@@ -4,5 +4,6 @@
 FUSED: dict[str, tuple[str, ...]] = {
     "off.features": ("triton",),
     "off.clip_features": ("triton",),
+    "tvl1.representation_flow": ("triton",),
     "losses.endpoint_error": ("triton",),
 }

@@ -5,6 +5,7 @@ The interpreter is chosen when triton is imported, so these tests have a process
 """
 
 import os
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -29,7 +30,23 @@ from motionspec.cli.text import report  # noqa: E402
 from motionspec.fused import FUSED  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
-ROWS = [EQUATIONS[name] for name, implementations in FUSED.items() if "triton" in implementations]
+# What kernels leave to eager PyTorch, arguments and variants; asked for by name they refuse it.
+EAGER_ONLY = {"tvl1.representation_flow": ("scheme='paper'", "image_kernel", "flow_kernel")}
+
+
+def claimed(row):
+    """The row without what its kernels leave to eager PyTorch."""
+    left = EAGER_ONLY.get(row.id, ())
+    return replace(
+        row,
+        inputs=lambda fill, **sizes: {k: a for k, a in row.inputs(fill, **sizes).items() if k not in left},
+        differentiable=tuple(name for name in row.differentiable if name not in left),
+        variants=tuple(v for v in row.variants if not any(f"{k}={value!r}" in left for k, value in v.items())),
+    )
+
+
+ALL = dict(EQUATIONS)
+ROWS = [claimed(EQUATIONS[name]) for name, implementations in FUSED.items() if "triton" in implementations]
 each_row = pytest.mark.parametrize("row", ROWS, ids=lambda row: row.id)
 each_variant = pytest.mark.parametrize(
     "row, variant",
@@ -60,6 +77,12 @@ def bfloat16_to_nearest(monkeypatch):
         return convert(data, source, target, mode)
 
     monkeypatch.setattr(interpreter, "_convert_float", nearest)
+
+
+@pytest.fixture(autouse=True)
+def only_what_is_claimed(monkeypatch):
+    for row in ROWS:
+        monkeypatch.setitem(EQUATIONS, row.id, row)
 
 
 @pytest.fixture(autouse=True)
@@ -236,3 +259,33 @@ def test_endpoint_error_of_more_blocks_than_programs(monkeypatch, reduction, mos
     assert_agrees(row, got, as_outputs(row.reference(**arrays, reduction=reduction)), "float64")
     a, b = (gradients(f, row, {"reduction": reduction}, arrays)[0] for f in (kernel(row), operator(row)))
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("name, what", [(name, what) for name, left in EAGER_ONLY.items() for what in left])
+def test_what_is_left_to_eager_pytorch_is_refused_in_one_line(name, what):
+    row, key = ALL[name], what.split("=")[0]
+    arrays = row.inputs(SeededFill((0,), 1.0, True, "float64"), N=1, C=1, H=2, W=2)
+    variant = {key: what.split("'")[1]} if "=" in what else {key: torch.tensor(arrays[key])}
+    args = tensors({k: a for k, a in arrays.items() if k not in EAGER_ONLY[name]})
+    kernel(row)(**args)
+    expected = rf"^{name}: impl: expected 'auto' or 'torch', because triton lacks {what}, got 'triton'$"
+    with pytest.raises(ValueError, match=expected):
+        kernel(row)(**args, **variant)
+    assert torch.equal(operator(row)(**args, **variant), partial(operator(row), impl="torch")(**args, **variant))
+
+
+@pytest.mark.parametrize("scheme", ["classic", "released"])
+@pytest.mark.parametrize("H, W, n_iter", [(5, 6, 0), (5, 6, 1), (5, 6, 8), (34, 33, 0), (34, 33, 5)])
+def test_representation_flow_in_any_number_of_iterations(H, W, n_iter, scheme):
+    """A map that fits a window: 8 are 3 + 3 + 2 for backward. One that takes four: 5 are 4 + 1, and back 2 + 2 + 1."""
+    row = EQUATIONS["tvl1.representation_flow"]
+    arrays = row.inputs(SeededFill((0,), 1.0, True, "float64"), N=1, C=1, H=H, W=W)
+    variant = {"scheme": scheme, "n_iter": n_iter}
+    got = kernel(row)(**tensors(arrays), **variant)
+    assert_agrees(row, got, as_outputs(row.reference(**arrays, **variant)), "float64")
+    found = gradients(kernel(row), row, variant, arrays)
+    if n_iter == 0:
+        assert not any(g.any() for g in found)
+        return
+    for a, b in zip(found, gradients(operator(row), row, variant, arrays), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
