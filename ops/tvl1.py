@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from motionspec.checks import choice, count, message, odd, positive
-from motionspec.ops.checks import number, tensors
+from motionspec.ops.checks import given, number, tensors, widened
 from motionspec.ops.support import select
 
 Number = float | Tensor
@@ -273,19 +273,35 @@ def representation_flow(
     choice(name, "scheme", scheme, tuple(_SCHEMES))
     choice(name, "memory", memory, ("all", "sqrt"))
     count(name, "n_iter", n_iter, least=0)
-    kernels = {"wx": (wx, "2"), "wy": (wy, "2"), "image_kernel": (image_kernel, "2 3 3")}
-    [a, b], w = _checked(name, impl, {"f1": f1, "f2": f2}, **kernels, flow_kernel=(flow_kernel, "2 3 3"))
+    optional = {"wx": (wx, "2"), "wy": (wy, "2")}
+    optional |= {"image_kernel": (image_kernel, "2 3 3"), "flow_kernel": (flow_kernel, "2 3 3")}
+    arrays = {k: pair for k, pair in optional.items() if pair[0] is not None}
+    given(name, impl, f1=(f1, "N C H W"), f2=(f2, "N C H W"), **arrays)
+    w = {k: None if array is None else widened(array) for k, (array, _) in optional.items()}
     t, la, th = number(name, "tau", tau, f1), number(name, "lam", lam, f1), number(name, "theta", theta, f1)
-    learned = "image_kernel" if image_kernel is not None else "flow_kernel" if flow_kernel is not None else None
-    if select(name, impl, f1, "scheme='paper'" if scheme == "paper" else learned) == "numba":
+    r, lt = t / th, la * th
+    released = scheme == "released"
+    eager_only = (
+        ["scheme='paper'"] if scheme == "paper" else [k for k in ("image_kernel", "flow_kernel") if k in arrays]
+    )
+    chosen = select(name, impl, f1, unsupported=eager_only[0] if eager_only else None)
+    if chosen == "numba":
         from motionspec.ops import tvl1_numba
 
-        numbers = (torch.as_tensor(x, dtype=a.dtype) for x in (t, la, th))
-        weights = (a.new_tensor(_BACKWARD) if x is None else x for x in (w["wx"], w["wy"]))
-        return tvl1_numba.representation_flow(a, b, *numbers, *weights, n_iter, scheme == "released").to(f1.dtype)
-    r, lt = t / th, la * th
+        a, b = widened(f1), widened(f2)
+        scalars = (torch.as_tensor(x, dtype=a.dtype) for x in (t, la, th))
+        pairs = (a.new_tensor(_BACKWARD) if w[k] is None else w[k] for k in ("wx", "wy"))
+        return tvl1_numba.representation_flow(a, b, *scalars, *pairs, n_iter, released).to(f1.dtype)
+    if chosen == "triton":
+        from motionspec.ops import tvl1_triton
+
+        weights = [th * x for k in ("wx", "wy") for x in (_BACKWARD if k not in arrays else w[k].unbind())]
+        numbers = [
+            x if isinstance(x, Tensor) else f1.new_full((), x, dtype=widened(f1[:0]).dtype) for x in (*weights, r, lt)
+        ]
+        return tvl1_triton.representation_flow(f1, f2, torch.stack(numbers), n_iter, released)
+    a, b = widened(f1), widened(f2)
     image, gradient, border = _SCHEMES[scheme]
-    released = scheme == "released"
     gx, gy = _image_gradient(a, b, image, w["image_kernel"])
     g, rho_c = torch.stack([gx, gy], 1), b - a  # flow and gradient (N, 2, C, H, W): component, channel
     length = _norm(gx, gy)

@@ -4,7 +4,7 @@
 FUSED: dict[str, tuple[str, ...]] = {
     "off.features": ("triton",),
     "off.clip_features": ("triton",),
-    "tvl1.representation_flow": ("numba",),
+    "tvl1.representation_flow": ("triton", "numba"),
     "costvol.displacement_map": ("numba",),
     "warp.bilinear": ("triton",),
     "warp.motion": ("triton",),

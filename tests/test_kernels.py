@@ -344,3 +344,37 @@ def test_warp_computes_no_gradient_that_nobody_asked_for(row, variant, atomics, 
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
         assert bool(atomics) == (name in ("x", "f0") and not deterministic)
         atomics.clear()
+
+
+LEFT = [(row, what) for row in ROWS for what in eager(row)]
+
+
+@pytest.mark.parametrize("row, what", LEFT, ids=[f"{row.id}-{what}" for row, what in LEFT])
+def test_what_is_left_to_eager_pytorch_is_refused_in_one_line(row, what):
+    arrays = row.inputs(SeededFill((0,), 1.0, True, "float64"), N=1, C=1, H=2, W=2)
+    args = tensors(without_eager(row, arrays))
+    variants = (variant for variant in EQUATIONS[row.id].variants if what in dict(variant).values())
+    variant = {what: torch.tensor(arrays[what])} if what in arrays else dict(next(variants))
+    kernel(row)(**args)
+    says = what if what in arrays else "".join(f"{key}={value!r}" for key, value in variant.items() if value == what)
+    expected = rf"^{row.id}: impl: expected 'auto' or 'torch', because {IMPL} lacks {says}, got '{IMPL}'$"
+    with pytest.raises(ValueError, match=expected):
+        partial(operator(row), impl=IMPL)(**args, **variant)
+    assert torch.equal(operator(row)(**args, **variant), partial(operator(row), impl="torch")(**args, **variant))
+
+
+@pytest.mark.parametrize("scheme", ["classic", "released"])
+@pytest.mark.parametrize("H, W, n_iter", [(5, 6, 0), (5, 6, 1), (5, 6, 8), (34, 33, 0), (34, 33, 5)])
+def test_representation_flow_in_any_number_of_iterations(H, W, n_iter, scheme):
+    """A map that fits a window: 8 are 3 + 3 + 2 for backward. One that takes four: 5 are 4 + 1, and back 2 + 2 + 1."""
+    row = covered(EQUATIONS["tvl1.representation_flow"])
+    arrays = without_eager(row, row.inputs(SeededFill((0,), 1.0, True, "float64"), N=1, C=1, H=H, W=W))
+    variant = {"scheme": scheme, "n_iter": n_iter}
+    got = kernel(row)(**tensors(arrays), **variant)
+    assert_agrees(row, got, as_outputs(row.reference(**arrays, **variant)), "float64")
+    found = gradients(kernel(row), row, variant, arrays)
+    if n_iter == 0:
+        assert not any(g.any() for g in found)
+        return
+    for a, b in zip(found, gradients(operator(row), row, variant, arrays), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
