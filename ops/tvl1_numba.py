@@ -4,11 +4,10 @@ Layout. A map is computed alone, with its state in the cache: an array of 28 x 2
 them. A map lies in lines of W + 1 cells, the last a pad, with one line above and one below, so that a loop runs over
 the whole map at once: lines of 28 would leave half of each vector empty. The pads hold what makes the border rule come
 out (the last flow again, so that its difference is 0; a dual field of 0). They are written, never multiplied by 0, so
-that NaN stays where it is. No loop has more than 8 pairs of arrays that might overlap: LLVM would not vectorise it.
+that NaN stays where it is.
 
-Arithmetic. Compiled without fast-math, but for "reassoc" in `_sum`, which sums eight at a time, always the same ones.
-The three cases of (3) are u - h clamp(rho / L, +-lambda theta L) with L = |g|, h = g / L; in the scheme "released" with
-L = sqrt(|g|^2 + 1e-12). Parameters and their gradients are float64 between maps.
+Arithmetic. The three cases of (3) are u - h clamp(rho / L, +-lambda theta L) with L = |g|, h = g / L; in the scheme
+"released" with L = sqrt(|g|^2 + 1e-12). Parameters and their gradients are float64 between maps.
 
 Backward computes a map again, from every k-th iterate, and keeps k states: all of them where they fit into the second
 cache, else k = sqrt(n). It holds memory for one map per thread, whatever the batch.
@@ -24,221 +23,26 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionspec.ops.compiled import kernel, part, share
+from motionspec.ops.compiled import apart, kernel, part, share
 from motionspec.ops.support import no_second_derivative
 
 _STATES = 1 << 19  # bytes of states that backward keeps before it thins them out: half of a common second cache
 _SMALL = 1 << 16  # cells x iterations that take less time than to wake a thread
 
 
-# -- loops over the cells of a map -------------------------------------------------------------------------------------
+@apart
+def _in(a, S, shift):
+    """All cells but the outer lines, moved by `shift` cells."""
+    return a[S + shift : a.size - S + shift]
 
 
-@part
-def _difference(out, ahead, behind, factor):
-    for i in range(out.size):
-        out[i] = (ahead[i] - behind[i]) * factor
+@apart
+def _pad(a, S, value):
+    for i in range(2 * S - 1, a.size - S, S):
+        a[i] = value
 
 
-@part
-def _smooth(out, before, a, after):
-    eighth = a.dtype.type(0.125)
-    for i in range(out.size):
-        out[i] = (before[i] + after[i] + (a[i] + a[i])) * eighth
-
-
-@part
-def _subtract_from(out, a):
-    for i in range(out.size):
-        out[i] = a[i] - out[i]
-
-
-@part
-def _add(out, a):
-    for i in range(out.size):
-        out[i] += a[i]
-
-
-@part
-def _add_product(out, a, b, sign):
-    for i in range(out.size):
-        out[i] += sign * a[i] * b[i]
-
-
-@numba.njit(nogil=True, error_model="numpy", fastmath={"reassoc"})
-def _sum(a, b):
-    total = a.dtype.type(0)
-    for i in range(a.size):
-        total += a[i] * b[i]
-    return total
-
-
-@part
-def _clip(c, limit, rho, hx, hy, ux, uy):
-    for i in range(c.size):
-        a = rho[i] + hx[i] * ux[i] + hy[i] * uy[i]
-        a = limit[i] if a > limit[i] else a  # NaN stays
-        c[i] = -limit[i] if a < -limit[i] else a
-
-
-@part
-def _primal(u, before, c, h, px, px_left, py, py_above, w):
-    ax, bx, ay, by, theta = w[0], w[1], w[2], w[3], w[4]
-    ax, bx, ay, by = theta * ax, theta * bx, theta * ay, theta * by
-    for i in range(u.size):
-        u[i] = before[i] - c[i] * h[i] + (ax * px_left[i] + ay * py_above[i] + bx * px[i] + by * py[i])
-
-
-@part
-def _dual(px, py, u, right, below, r, epsilon):
-    one = u.dtype.type(1)
-    for i in range(u.size):
-        # A square underflows only where 1 + r |d| is 1; flows whose differences overflow squared are out of reach.
-        dx, dy = right[i] - u[i], below[i] - u[i]
-        scale = one / (one + r * np.sqrt(dx * dx + dy * dy + epsilon))
-        px[i] = (px[i] + r * dx) * scale
-        py[i] = (py[i] + r * dy) * scale
-
-
-@part
-def _lengths(scale, length, u, right, below, r, epsilon):
-    """What the backward of a dual step needs: |d| and 1 / (1 + r |d|)."""
-    one = u.dtype.type(1)
-    for i in range(u.size):
-        dx, dy = right[i] - u[i], below[i] - u[i]
-        length[i] = np.sqrt(dx * dx + dy * dy + epsilon)
-        scale[i] = one / (one + r * length[i])
-
-
-@part
-def _move(p, before, ahead, u, scale, r):
-    for i in range(p.size):
-        p[i] = (before[i] + r * (ahead[i] - u[i])) * scale[i]
-
-
-@part
-def _through_scale(out, px, py, x, y, scale):
-    for i in range(out.size):
-        out[i] = -(px[i] * x[i] + py[i] * y[i]) * scale[i]
-
-
-@part
-def _add_to_r(out, x, y, scale, u, right, below, s, length):
-    for i in range(out.size):
-        out[i] += (x[i] * (right[i] - u[i]) + y[i] * (below[i] - u[i])) * scale[i] + s[i] * length[i]
-
-
-@part
-def _per_length(per, length, s, r):
-    zero = s.dtype.type(0)
-    for i in range(s.size):
-        per[i] = zero if length[i] == zero else s[i] * r / length[i]  # at d = 0 the derivative of |d| is 0
-
-
-@part
-def _through_difference(out, bar, scale, per, ahead, u, r):
-    for i in range(out.size):
-        out[i] = r * bar[i] * scale[i] + per[i] * (ahead[i] - u[i])
-
-
-@part
-def _add_adjoint_of_gradient(bar, dx, dx_left, dy, dy_above):
-    for i in range(bar.size):
-        bar[i] += (dx_left[i] - dx[i]) + (dy_above[i] - dy[i])
-
-
-@part
-def _add_adjoint_of_divergence(out, bar, after, theta, at, before):
-    for i in range(out.size):
-        out[i] += theta * (at * bar[i] + before * after[i])
-
-
-@part
-def _residual(a, rho, hx, hy, ux, uy):
-    for i in range(a.size):
-        a[i] = rho[i] + hx[i] * ux[i] + hy[i] * uy[i]
-
-
-@part
-def _cases(a, sign, limit):
-    """a where it is not clipped, else 0; its sign where it is, else 0."""
-    zero, one = a.dtype.type(0), a.dtype.type(1)
-    for i in range(a.size):
-        above = one if a[i] > limit[i] else zero
-        below = one if a[i] < -limit[i] else zero
-        sign[i] = above - below
-        a[i] = a[i] if sign[i] == zero else zero
-
-
-@part
-def _through_residual(z, sign, inverse, hx, x, hy, y):
-    zero = z.dtype.type(0)
-    for i in range(z.size):
-        along = -(hx[i] * x[i] + hy[i] * y[i])
-        along = along if sign[i] == zero else zero
-        z[i] = zero if inverse[i] == zero else along
-
-
-@part
-def _add_to_direction(out, z, u, a, bar):
-    for i in range(out.size):
-        out[i] += z[i] * u[i] - a[i] * bar[i]
-
-
-@part
-def _length(length, gx, gy, epsilon):
-    """Of the vectors g. The larger part is taken out, for its square may underflow."""
-    zero, one = gx.dtype.type(0), gx.dtype.type(1)
-    for i in range(length.size):
-        x, y = abs(gx[i]), abs(gy[i])
-        large, small = x if x > y else y, y if x > y else x
-        ratio = small / large
-        length[i] = zero if large + small == zero else large * np.sqrt(one + ratio * ratio)
-    if epsilon > zero:
-        for i in range(length.size):
-            length[i] = np.sqrt(gx[i] * gx[i] + gy[i] * gy[i] + epsilon)
-
-
-@part
-def _constants(limit, inverse, length, lt):
-    zero, one = length.dtype.type(0), length.dtype.type(1)
-    for i in range(limit.size):
-        limit[i] = lt * length[i]
-        inverse[i] = zero if limit[i] * length[i] == zero else one / length[i]
-
-
-@part
-def _divide(out, a, length, otherwise):
-    zero = a.dtype.type(0)
-    for i in range(out.size):
-        out[i] = a[i] * otherwise if length[i] == zero else a[i] / length[i]
-
-
-@part
-def _along(out, x, hx, y, hy, z, rho):
-    for i in range(out.size):
-        out[i] = x[i] * hx[i] + y[i] * hy[i] + z[i] * rho[i]
-
-
-@part
-def _scale(a, scale):
-    for i in range(a.size):
-        a[i] *= scale[i]
-
-
-@part
-def _to_gradient(out, bar, h, along, inverse, lt):
-    """By g from that by h = g / L, by rho / L and, where clipped, by g itself; in place of the last."""
-    zero = h.dtype.type(0)
-    for i in range(out.size):
-        smooth = zero if inverse[i] == zero else (bar[i] - along[i] * h[i]) * inverse[i]
-        out[i] = smooth + lt * out[i]
-
-
-# -- one map -----------------------------------------------------------------------------------------------------------
-
-
-@part
+@apart
 def _load(to, f):
     """A map into its cells, the lines above and below repeated."""
     H, W = f.shape
@@ -251,7 +55,7 @@ def _load(to, f):
     to[:S], to[(H + 1) * S :] = to[S : 2 * S], to[H * S : (H + 1) * S]
 
 
-@part
+@apart
 def _store(f, a):
     """A map from its cells."""
     H, W = f.shape
@@ -262,26 +66,33 @@ def _store(f, a):
             line[x] = cells[x]
 
 
-@part
-def _in(a, S, shift):
-    """All cells but the outer lines, moved by `shift` cells."""
-    return a[S + shift : a.size - S + shift]
+@apart
+def _difference(out, ahead, behind, factor):
+    for i in range(out.size):
+        out[i] = (ahead[i] - behind[i]) * factor
 
 
-@part
-def _pad(a, S, value):
-    for i in range(2 * S - 1, a.size - S, S):
-        a[i] = value
+@apart
+def _smooth(out, before, a, after):
+    eighth = a.dtype.type(0.125)
+    for i in range(out.size):
+        out[i] = (before[i] + after[i] + (a[i] + a[i])) * eighth
 
 
-@part
+@apart
+def _add(out, a):
+    for i in range(out.size):
+        out[i] += a[i]
+
+
+@apart
 def _smooth_down(out, a, S):
     """By [1, 2, 1] / 8 along y, the border repeated: its own adjoint."""
     a[:S], a[a.size - S :] = a[S : 2 * S], a[a.size - 2 * S : a.size - S]
     _smooth(_in(out, S, 0), _in(a, S, -S), _in(a, S, 0), _in(a, S, S))
 
 
-@part
+@apart
 def _smooth_across(out, a, S):
     _smooth(_in(out, S, 0), _in(a, S, -1), _in(a, S, 0), _in(a, S, 1))
     eighth = a.dtype.type(0.125)
@@ -293,7 +104,7 @@ def _smooth_across(out, a, S):
         out[first] = edge
 
 
-@part
+@apart
 def _gradient(gx, gy, f, spare, f1, S, released):
     """The image gradient of the map in the cells f; of f1 in the border lines if `released`."""
     H, W = f1.shape
@@ -319,7 +130,7 @@ def _gradient(gx, gy, f, spare, f1, S, released):
     _smooth_across(gy, spare, S)
 
 
-@part
+@apart
 def _gradient_backward(bar2, bar1, gx, gy, spare, S, released):
     """Add the adjoint of `_gradient` to the cells bar2 and, if `released`, to the map bar1. Destroys gx and gy."""
     H, W = bar1.shape
@@ -366,134 +177,212 @@ def _gradient_backward(bar2, bar1, gx, gy, spare, S, released):
     _add(_in(bar2, S, 0), _in(gy, S, 0))
 
 
-@part
-def _prepare(map1, map2, cells, w, released):
-    """rho / L, h, lambda theta L, and for backward g, L, 1 / L: rows 0, 1-2, 3, 4-5, 6, 7 of cells (9, cells)."""
-    S, one, zero = map1.shape[1] + 1, w.dtype.type(1), w.dtype.type(0)
-    rho, f, spare = cells[0], cells[1], cells[8]
-    _load(f, map2)
-    _gradient(cells[4], cells[5], f, spare, map1, S, released)
-    _load(spare, map1)
-    _subtract_from(spare, f)
-    _length(cells[6], cells[4], cells[5], w[7])
-    _constants(cells[3], cells[7], cells[6], w[6])
-    _divide(rho, spare, cells[6], one)
-    _divide(cells[1], cells[4], cells[6], zero)
-    _divide(cells[2], cells[5], cells[6], zero)
+# -- the iteration -----------------------------------------------------------------------------------------------------
 
 
-@part
-def _flow(after, before, p, cells, c, S, w):
-    """The flow (2, cells) from the one before and its dual fields p (4, cells)."""
-    _clip(c, cells[3], cells[0], cells[1], cells[2], before[0], before[1])
-    for k in range(2):
-        u, px, py = after[k], p[2 * k], p[2 * k + 1]
-        _primal(
-            _in(u, S, 0),
-            _in(before[k], S, 0),
-            _in(c, S, 0),
-            _in(cells[1 + k], S, 0),
-            _in(px, S, 0),
-            _in(px, S, -1),
-            _in(py, S, 0),
-            _in(py, S, -S),
-            w,
-        )
+@apart
+def _constants(rho, hx, hy, limit, inverse, gx, gy, f1, f2, lt, epsilon):
+    """rho / L, h = g / L, lambda theta L and 1 / L; for L = 0: rho, 0, 0 and 0.
+
+    1 / L is 0 too where lambda theta L^2 underflows: the derivative by rho / L is 0 there.
+    """
+    zero, one = rho.dtype.type(0), rho.dtype.type(1)
+    for i in range(rho.size):
+        x, y = abs(gx[i]), abs(gy[i])
+        # The larger part is taken out, for its square may underflow.
+        large, small = x if x > y else y, y if x > y else x
+        ratio = small / large
+        length = zero if large + small == zero else large * np.sqrt(one + ratio * ratio)
+        length = length if epsilon == zero else np.sqrt(x * x + y * y + epsilon)
+        divisor = one if length == zero else length
+        rho[i] = (f2[i] - f1[i]) / divisor
+        hx[i] = gx[i] / divisor
+        hy[i] = gy[i] / divisor
+        limit[i] = lt * length
+        inverse[i] = zero if limit[i] * length == zero else one / divisor
+
+
+@apart
+def _primal(ux, uy, pxx, pxy, pyx, pyy, rho, hx, hy, limit, S, w):
+    """(2)-(4)."""
+    ax, bx, ay, by = w[0], w[1], w[2], w[3]
+    x, xx, xx_left, xy, xy_above = _in(ux, S, 0), _in(pxx, S, 0), _in(pxx, S, -1), _in(pxy, S, 0), _in(pxy, S, -S)
+    y, yx, yx_left, yy, yy_above = _in(uy, S, 0), _in(pyx, S, 0), _in(pyx, S, -1), _in(pyy, S, 0), _in(pyy, S, -S)
+    rho, hx, hy, limit = _in(rho, S, 0), _in(hx, S, 0), _in(hy, S, 0), _in(limit, S, 0)
+    for i in range(x.size):
+        c = rho[i] + hx[i] * x[i] + hy[i] * y[i]
+        c = limit[i] if c > limit[i] else c  # NaN stays
+        c = -limit[i] if c < -limit[i] else c
+        x[i] += (ax * xx_left[i] + ay * xy_above[i] + bx * xx[i] + by * xy[i]) - c * hx[i]
+        y[i] += (ax * yx_left[i] + ay * yy_above[i] + bx * yx[i] + by * yy[i]) - c * hy[i]
+    for u in (ux, uy):
         for i in range(2 * S - 1, u.size - S, S):
             u[i] = u[i - 1]
         u[u.size - S :] = u[u.size - 2 * S : u.size - S]
 
 
+@apart
+def _dual(px, py, u, S, w):
+    """(5) of one component."""
+    r, epsilon, one = w[4], w[6], w.dtype.type(1)
+    x, y, here, right, below = _in(px, S, 0), _in(py, S, 0), _in(u, S, 0), _in(u, S, 1), _in(u, S, S)
+    for i in range(x.size):
+        # A square underflows only where 1 + r |d| is 1; flows whose differences overflow squared are out of reach.
+        dx, dy = right[i] - here[i], below[i] - here[i]
+        scale = one / (one + r * np.sqrt(dx * dx + dy * dy + epsilon))
+        x[i] = (x[i] + r * dx) * scale
+        y[i] = (y[i] + r * dy) * scale
+    _pad(px, S, 0)  # the pad of py has no neighbour that counts
+
+
+@apart
+def _dual_backward(bar_px, bar_py, to_dx, to_dy, by_r, bar, px, py, u, S, w):
+    """Of one component, back through the divergence (bar is by the flow after it) and the dual step that led to p.
+
+    The derivatives by p become those by the dual field before that step; to_dx, to_dy: by the differences of u; by_r
+    grows.
+    """
+    r, epsilon, zero, one = w[4], w[6], w.dtype.type(0), w.dtype.type(1)
+    ax, bx, ay, by = w[0], w[1], w[2], w[3]
+    x, y, out_x, out_y = _in(bar_px, S, 0), _in(bar_py, S, 0), _in(to_dx, S, 0), _in(to_dy, S, 0)
+    b, b_right, b_below = _in(bar, S, 0), _in(bar, S, 1), _in(bar, S, S)
+    px, py, grow = _in(px, S, 0), _in(py, S, 0), _in(by_r, S, 0)
+    here, right, below = _in(u, S, 0), _in(u, S, 1), _in(u, S, S)
+    for i in range(x.size):
+        dx, dy = right[i] - here[i], below[i] - here[i]
+        length = np.sqrt(dx * dx + dy * dy + epsilon)
+        still = length == zero  # there the derivative of |d| is 0
+        both = one / (length * (one + r * length))  # one division for two
+        scale = one if still else length * both
+        sx = (x[i] + (bx * b[i] + ax * b_right[i])) * scale
+        sy = (y[i] + (by * b[i] + ay * b_below[i])) * scale
+        through = -(px[i] * sx + py[i] * sy)
+        per = zero if still else r * through * (one + r * length) * both
+        out_x[i] = r * sx + per * dx
+        out_y[i] = r * sy + per * dy
+        grow[i] += sx * dx + sy * dy + through * length
+        x[i] = sx
+        y[i] = sy
+    for i in range(2 * S - 1, u.size - S, S):
+        to_dx[i - 1 : i + 1] = 0
+    to_dy[u.size - 2 * S : u.size - S] = 0
+
+
+@apart
+def _primal_backward(bx, by, by_rho, by_hx, by_hy, by_gx, by_gy, ux, uy, rho, hx, hy, limit, inverse, d, S):
+    """bx, by: by the flow after it, become those by the flow before, d (4, cells) from `_dual_backward` included.
+
+    What the others grow by is the derivative by rho / L, by h and, where clipped, by lambda theta g itself.
+    """
+    zero, one = rho.dtype.type(0), rho.dtype.type(1)
+    bar_x, bar_y, rho, hx, hy = _in(bx, S, 0), _in(by, S, 0), _in(rho, S, 0), _in(hx, S, 0), _in(hy, S, 0)
+    ux, uy, limit, inverse = _in(ux, S, 0), _in(uy, S, 0), _in(limit, S, 0), _in(inverse, S, 0)
+    by_rho, by_hx, by_hy, by_gx, by_gy = (
+        _in(by_rho, S, 0),
+        _in(by_hx, S, 0),
+        _in(by_hy, S, 0),
+        _in(by_gx, S, 0),
+        _in(by_gy, S, 0),
+    )
+    xx, xx_left, xy, xy_above = _in(d[0], S, 0), _in(d[0], S, -1), _in(d[1], S, 0), _in(d[1], S, -S)
+    yx, yx_left, yy, yy_above = _in(d[2], S, 0), _in(d[2], S, -1), _in(d[3], S, 0), _in(d[3], S, -S)
+    for i in range(rho.size):
+        x, y = bar_x[i], bar_y[i]
+        a = rho[i] + hx[i] * ux[i] + hy[i] * uy[i]
+        # No branch holds a load or a store: each would be made apart, under a mask.
+        sign = (one if a > limit[i] else zero) - (one if a < -limit[i] else zero)
+        a = a if sign == zero else zero
+        z = -(hx[i] * x + hy[i] * y)
+        z = z if sign == zero else zero
+        one_over = inverse[i]
+        z = zero if one_over == zero else z
+        by_gx[i] -= sign * x
+        by_gy[i] -= sign * y
+        by_rho[i] += z
+        by_hx[i] += z * ux[i] - a * x
+        by_hy[i] += z * uy[i] - a * y
+        bar_x[i] = x + hx[i] * z + ((xx_left[i] - xx[i]) + (xy_above[i] - xy[i]))
+        bar_y[i] = y + hy[i] * z + ((yx_left[i] - yx[i]) + (yy_above[i] - yy[i]))
+    _pad(bx, S, 0)
+    _pad(by, S, 0)
+
+
+@apart
+def _to_gradient(by_gx, by_gy, by_rho, by_hx, by_hy, rho, hx, hy, inverse, lt):
+    """By g from that by h = g / L, by rho / L and, where clipped, by lambda theta g; by rho from that by rho / L."""
+    zero = rho.dtype.type(0)
+    for i in range(rho.size):
+        along = by_hx[i] * hx[i] + by_hy[i] * hy[i] + by_rho[i] * rho[i]
+        none = inverse[i] == zero
+        by_gx[i] = lt * by_gx[i] + (zero if none else (by_hx[i] - along * hx[i]) * inverse[i])
+        by_gy[i] = lt * by_gy[i] + (zero if none else (by_hy[i] - along * hy[i]) * inverse[i])
+        by_rho[i] *= inverse[i]
+
+
+@numba.njit(nogil=True, error_model="numpy", fastmath={"contract", "reassoc"})
+def _sum(a, b):
+    """Several at a time, always the same ones."""
+    total = a.dtype.type(0)
+    for i in range(a.size):
+        total += a[i] * b[i]
+    return total
+
+
+# -- one map -----------------------------------------------------------------------------------------------------------
+
+
 @part
-def _next(after, before, cells, c, S, w):
-    """An iterate from the one before: flow (0-1), dual fields (2-5), and of their step `_lengths` (6-7, 8-9)."""
-    _flow(after[:2], before[:2], before[2:6], cells, c, S, w)
-    for k in range(2):
-        u, right, below = _in(after[k], S, 0), _in(after[k], S, 1), _in(after[k], S, S)
-        scale = _in(after[6 + k], S, 0)
-        _lengths(scale, _in(after[8 + k], S, 0), u, right, below, w[5], w[7])
-        _move(_in(after[2 + 2 * k], S, 0), _in(before[2 + 2 * k], S, 0), right, u, scale, w[5])
-        _move(_in(after[3 + 2 * k], S, 0), _in(before[3 + 2 * k], S, 0), below, u, scale, w[5])
-        _pad(after[2 + 2 * k], S, 0)
-        _pad(after[3 + 2 * k], S, 0)
+def _prepare(map1, map2, cells, f1, f2, w):
+    """`_constants` into rows 0-4 of cells, the image gradient into rows 5-6; f1 and f2 are to work in."""
+    S = map1.shape[1] + 1
+    _load(f2, map2)
+    _gradient(cells[5], cells[6], f2, f1, map1, S, w[6] > 0)
+    _load(f1, map1)
+    _constants(cells[0], cells[1], cells[2], cells[3], cells[4], cells[5], cells[6], f1, f2, w[5], w[6])
+
+
+@part
+def _step(s, cells, S, w, dual):
+    """A state, of the flow (0-1) and, if `dual`, the dual fields (2-5), becomes the next."""
+    _primal(s[0], s[1], s[2], s[3], s[4], s[5], cells[0], cells[1], cells[2], cells[3], S, w)
+    if dual:
+        _dual(s[2], s[3], s[0], S, w)
+        _dual(s[4], s[5], s[1], S, w)
 
 
 @kernel
-def _forward(f1, f2, flow, w, n, released, low, high):
+def _forward(f1, f2, flow, w, n, low, high):
     """Maps low to high of f1 and f2 (M, H, W) into flow (N, 2, C, H, W)."""
     C, H, W = flow.shape[2:]
     S, size = W + 1, (H + 2) * (W + 1)
-    u, p = np.empty((2, 2, size), w.dtype), np.empty((4, size), w.dtype)
-    cells, c = np.zeros((9, size), w.dtype), np.zeros(size, w.dtype)
+    cells, s = np.zeros((7, size), w.dtype), np.zeros((6, size), w.dtype)
     for m in range(low, high):
-        _prepare(f1[m], f2[m], cells, w, released)
-        u[0], p[:] = 0, 0
+        _prepare(f1[m], f2[m], cells, s[0], s[1], w)
+        s[:] = 0
         for t in range(n):
-            now = u[(t + 1) % 2]
-            _flow(now, u[t % 2], p, cells, c, S, w)
-            for k in range(2 if t < n - 1 else 0):
-                px, py = _in(p[2 * k], S, 0), _in(p[2 * k + 1], S, 0)
-                _dual(px, py, _in(now[k], S, 0), _in(now[k], S, 1), _in(now[k], S, S), w[5], w[7])
-                _pad(p[2 * k], S, 0)  # the other's pad has no neighbour that counts
+            _step(s, cells, S, w, t < n - 1)
         for k in range(2):
-            _store(flow[m // C, k, m % C], u[n % 2, k])
-
-
-@part
-def _dual_backward(bar, d, state, more, S, w, numbers):
-    """From the derivatives by the dual fields (bar 2-5) after a dual step, which led to `state`, to those before it
-    and, added, those by u (bar 0-1)."""
-    per, s, by_r = _in(more[0], S, 0), _in(more[1], S, 0), _in(more[3], S, 0)
-    for k in range(2):
-        u, px, py = _in(state[k], S, 0), _in(state[2 + 2 * k], S, 0), _in(state[3 + 2 * k], S, 0)
-        right, below = _in(state[k], S, 1), _in(state[k], S, S)
-        scale, length = _in(state[6 + k], S, 0), _in(state[8 + k], S, 0)
-        x, y = _in(bar[2 + 2 * k], S, 0), _in(bar[3 + 2 * k], S, 0)
-        _through_scale(s, x, y, px, py, scale)
-        if numbers:
-            _add_to_r(by_r, x, y, scale, u, right, below, s, length)
-        _per_length(per, length, s, w[5])
-        _through_difference(_in(d[0], S, 0), x, scale, per, right, u, w[5])
-        _through_difference(_in(d[1], S, 0), y, scale, per, below, u, w[5])
-        _scale(x, scale)
-        _scale(y, scale)
-        _last(d[0], d[1], S)
-        _add_adjoint_of_gradient(
-            _in(bar[k], S, 0), _in(d[0], S, 0), _in(d[0], S, -1), _in(d[1], S, 0), _in(d[1], S, -S)
-        )
-        _pad(bar[k], S, 0)
-
-
-@part
-def _last(x, y, S):
-    """0 into x in the last column and its pad, into y in the last line."""
-    for i in range(2 * S - 1, x.size - S, S):
-        x[i - 1 : i + 1] = 0
-    y[y.size - 2 * S : y.size - S] = 0
+            _store(flow[m // C, k, m % C], s[k])
 
 
 @kernel
-def _backward(f1, f2, by_flow, bar1, bar2, sums, w, n, k, released, numbers, low, high):
-    """Derivatives by f1, f2 into bar1, bar2; if `numbers`, by (ax, bx, ay, by) / theta, r, lambda theta into sums."""
+def _backward(f1, f2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, high):
+    """Derivatives by f1, f2 into bar1, bar2; if `numbers`, by theta (ax, bx, ay, by), r, lambda theta into sums."""
     C, H, W = by_flow.shape[2:]
-    S, size, one = W + 1, (H + 2) * (W + 1), w.dtype.type(1)
-    cells, c = np.zeros((9, size), w.dtype), np.zeros(size, w.dtype)
-    marked = np.zeros(((n + k - 1) // k, 10, size), w.dtype)  # every k-th iterate
-    kept = np.zeros((min(k, n) + 1, 10, size), w.dtype)  # those from one that is marked to the next
-    bar = np.zeros((6, size), w.dtype)
-    d, more, grow = np.zeros((2, size), w.dtype), np.zeros((5, size), w.dtype), np.zeros((6, size), w.dtype)
-    ones, minus = np.ones(size, w.dtype), np.full(size, -one)
-    a, z, sign = more[0], more[1], more[2]  # after the use of more in _dual_backward
-    by_h, by_rho, clipped = grow[:2], grow[2], grow[3:5]
+    S, size = W + 1, (H + 2) * (W + 1)
+    cells = np.zeros((7, size), w.dtype)
+    marked = np.zeros(((n + k - 1) // k, 6, size), w.dtype)  # every k-th state
+    kept = np.zeros((min(k, n), 6, size), w.dtype)  # those from one that is marked to before the next
+    bar, d, grow = np.zeros((6, size), w.dtype), np.zeros((4, size), w.dtype), np.zeros((6, size), w.dtype)
+    spare, ones = np.zeros((2, size), w.dtype), np.ones(size, w.dtype)
+    by_rho, by_hx, by_hy, by_gx, by_gy, by_r = grow[0], grow[1], grow[2], grow[3], grow[4], grow[5]
     for m in range(low, high):
-        _prepare(f1[m], f2[m], cells, w, released)
-        rho, h, limit, inverse = cells[0], cells[1:3], cells[3], cells[7]
-        for t in range(1, len(marked)):
-            kept[0] = marked[t - 1]
-            for i in range(1, k + 1):
-                _next(kept[i], kept[i - 1], cells, c, S, w)
-            marked[t] = kept[k]
-        bar[:], grow[:], more[3] = 0, 0, 0
+        _prepare(f1[m], f2[m], cells, spare[0], spare[1], w)
+        for j in range(1, len(marked)):
+            marked[j] = marked[j - 1]
+            for _ in range(k):
+                _step(marked[j], cells, S, w, True)
+        bar[:], grow[:] = 0, 0
         for j in range(2):
             _load(bar[j], by_flow[m // C, j, m % C])
             bar[j, :S], bar[j, size - S :] = 0, 0
@@ -501,52 +390,56 @@ def _backward(f1, f2, by_flow, bar1, bar2, sums, w, n, k, released, numbers, low
             if t == n - 1 or t % k == k - 1:  # those of this stretch
                 kept[0] = marked[t // k]
                 for i in range(1, t % k + 1):
-                    _next(kept[i], kept[i - 1], cells, c, S, w)
-                if t < n - 1:
-                    kept[k] = marked[t // k + 1]
-            if t < n - 1:
-                _dual_backward(bar, d, kept[t % k + 1], more, S, w, numbers)
-            now = kept[t % k]
+                    kept[i] = kept[i - 1]
+                    _step(kept[i], cells, S, w, True)
+            s = kept[t % k]
             for j in range(2 if t > 0 else 0):  # the first dual fields are 0
-                inner = _in(bar[j], S, 0)
-                px, py = now[2 + 2 * j], now[3 + 2 * j]
+                px, py, b = s[2 + 2 * j], s[3 + 2 * j], bar[j]
                 if numbers:
+                    inner = _in(b, S, 0)
                     sums[m, 0] += _sum(inner, _in(px, S, -1))
                     sums[m, 1] += _sum(inner, _in(px, S, 0))
                     sums[m, 2] += _sum(inner, _in(py, S, -S))
                     sums[m, 3] += _sum(inner, _in(py, S, 0))
-                _add_adjoint_of_divergence(_in(bar[2 + 2 * j], S, 0), inner, _in(bar[j], S, 1), w[4], w[1], w[0])
-                _add_adjoint_of_divergence(_in(bar[3 + 2 * j], S, 0), inner, _in(bar[j], S, S), w[4], w[3], w[2])
-                _last(bar[2 + 2 * j], bar[3 + 2 * j], S)
-            _residual(a, rho, h[0], h[1], now[0], now[1])
-            _cases(a, sign, limit)
-            _through_residual(z, sign, inverse, h[0], bar[0], h[1], bar[1])
-            _add(by_rho, z)
-            for j in range(2):
-                _add_to_direction(by_h[j], z, now[j], a, bar[j])
-                _add_product(clipped[j], sign, bar[j], -one)
-                _add_product(bar[j], h[j], z, one)
-        sums[m, 4] = _sum(more[3], ones)
-        sums[m, 5] = _sum(clipped[0], cells[4]) + _sum(clipped[1], cells[5])
-        _along(z, by_h[0], h[0], by_h[1], h[1], by_rho, rho)
-        for j in range(2):
-            _to_gradient(clipped[j], by_h[j], h[j], z, inverse, w[6])
-        _scale(by_rho, inverse)
-        d[0] = by_rho
-        _scale(by_rho, minus)
+                _dual_backward(bar[2 + 2 * j], bar[3 + 2 * j], d[2 * j], d[2 * j + 1], by_r, b, px, py, s[j], S, w)
+            _primal_backward(
+                bar[0],
+                bar[1],
+                by_rho,
+                by_hx,
+                by_hy,
+                by_gx,
+                by_gy,
+                s[0],
+                s[1],
+                cells[0],
+                cells[1],
+                cells[2],
+                cells[3],
+                cells[4],
+                d,
+                S,
+            )
+        _pad(by_r, S, 0)
+        sums[m, 4] = _sum(by_r, ones)
+        sums[m, 5] = _sum(by_gx, cells[5]) + _sum(by_gy, cells[6])
+        _to_gradient(by_gx, by_gy, by_rho, by_hx, by_hy, cells[0], cells[1], cells[2], cells[4], w[5])
+        bar[0] = by_rho
+        for i in range(size):
+            by_rho[i] = -by_rho[i]
         _store(bar1[m], by_rho)
-        _gradient_backward(d[0], bar1[m], clipped[0], clipped[1], z, S, released)
-        _store(bar2[m], d[0])
+        _gradient_backward(bar[0], bar1[m], by_gx, by_gy, spare[0], S, w[6] > 0)
+        _store(bar2[m], bar[0])
 
 
 # -- many maps ---------------------------------------------------------------------------------------------------------
 
 
 def _numbers(like: Tensor, tau: Tensor, lam: Tensor, theta: Tensor, wx: Tensor, wy: Tensor, released: bool) -> Any:
-    """[ax, bx, ay, by, theta, tau / theta, lambda theta, epsilon] for the kernels."""
+    """[theta ax, theta bx, theta ay, theta by, tau / theta, lambda theta, epsilon] for the kernels."""
     t, la, th = tau.item(), lam.item(), theta.item()
-    r = t / th if th else math.nan
-    return np.array([*wx.tolist(), *wy.tolist(), th, r, la * th, 1e-12 * released], like.numpy().dtype)
+    weights = (th * x for x in (*wx.tolist(), *wy.tolist()))
+    return np.array([*weights, t / th if th else math.nan, la * th, 1e-12 * released], like.numpy().dtype)
 
 
 def _maps(f: Tensor) -> Any:
@@ -569,7 +462,7 @@ def representation_flow(
     N, C, H, W = f1.shape
     flow = torch.empty(N, 2, C, H, W, dtype=f1.dtype)
     w = _numbers(f1, tau, lam, theta, wx, wy, released)
-    share(_forward, N * C, f1.numel() * n_iter // _SMALL, _maps(f1), _maps(f2), flow.numpy(), w, n_iter, released)
+    share(_forward, N * C, f1.numel() * n_iter // _SMALL, _maps(f1), _maps(f2), flow.numpy(), w, n_iter)
     return flow.flatten(1, 2)
 
 
@@ -592,11 +485,11 @@ def _representation_flow_backward(
     bar1, bar2 = (torch.empty(N, C, H, W, dtype=f1.dtype) for _ in range(2))
     w = _numbers(f1, tau, lam, theta, wx, wy, released)
     sums = np.zeros((N * C, 6))
-    k = n_iter if 10 * n_iter * (H + 2) * (W + 1) * w.itemsize <= _STATES else math.isqrt(n_iter - 1) + 1
+    k = n_iter if 6 * n_iter * (H + 2) * (W + 1) * w.itemsize <= _STATES else math.isqrt(n_iter - 1) + 1
     given = by_flow.contiguous().view(N, 2, C, H, W).numpy()
     out = bar1.flatten(0, 1).numpy(), bar2.flatten(0, 1).numpy(), sums
     maps = _maps(f1), _maps(f2), given, *out
-    share(_backward, N * C, f1.numel() * n_iter // _SMALL, *maps, w, n_iter, max(k, 1), released, numbers)
+    share(_backward, N * C, f1.numel() * n_iter // _SMALL, *maps, w, n_iter, max(k, 1), numbers)
     ax, bx, ay, by, by_r, by_lt = sums.sum(0).tolist()
     t, la, th = tau.item(), lam.item(), theta.item()
     by_theta = np.dot((ax, bx, ay, by), [*wx.tolist(), *wy.tolist()]) - by_r * t / th**2 + by_lt * la
