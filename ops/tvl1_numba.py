@@ -437,9 +437,10 @@ def _backward(f1, f2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, high):
 
 def _numbers(like: Tensor, tau: Tensor, lam: Tensor, theta: Tensor, wx: Tensor, wy: Tensor, released: bool) -> Any:
     """[theta ax, theta bx, theta ay, theta by, tau / theta, lambda theta, epsilon] for the kernels."""
-    t, la, th = tau.item(), lam.item(), theta.item()
+    t, la, th = (np.float64(x.item()) for x in (tau, lam, theta))
     weights = (th * x for x in (*wx.tolist(), *wy.tolist()))
-    return np.array([*weights, t / th if th else math.nan, la * th, 1e-12 * released], like.numpy().dtype)
+    with np.errstate(divide="ignore", invalid="ignore"):  # theta = 0
+        return np.array([*weights, t / th, la * th, 1e-12 * released], like.numpy().dtype)
 
 
 def _maps(f: Tensor) -> Any:
@@ -491,9 +492,10 @@ def _representation_flow_backward(
     maps = _maps(f1), _maps(f2), given, *out
     share(_backward, N * C, f1.numel() * n_iter // _SMALL, *maps, w, n_iter, max(k, 1), numbers)
     ax, bx, ay, by, by_r, by_lt = sums.sum(0).tolist()
-    t, la, th = tau.item(), lam.item(), theta.item()
-    by_theta = np.dot((ax, bx, ay, by), [*wx.tolist(), *wy.tolist()]) - by_r * t / th**2 + by_lt * la
-    found = by_r / th, by_lt * th, by_theta, (ax * th, bx * th), (ay * th, by * th)
+    t, la, th = (np.float64(x.item()) for x in (tau, lam, theta))
+    with np.errstate(divide="ignore", invalid="ignore"):  # theta = 0
+        by_theta = np.dot((ax, bx, ay, by), [*wx.tolist(), *wy.tolist()]) - by_r * t / th**2 + by_lt * la
+        found = by_r / th, by_lt * th, by_theta, (ax * th, bx * th), (ay * th, by * th)
     by_tau, by_lam, by_theta, by_wx, by_wy = (torch.tensor(x, dtype=f1.dtype) for x in found)
     return bar1, bar2, by_tau, by_lam, by_theta, by_wx, by_wy
 

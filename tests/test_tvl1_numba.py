@@ -77,6 +77,14 @@ def test_not_a_number_spreads_as_in_eager(scheme):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
+@each_scheme
+def test_a_learned_theta_of_0_gives_what_eager_gives(scheme):
+    """Tensors are not looked at: not an error of Python's."""
+    args = dict(zip(("f1", "f2", "theta"), (*frames(1, 2, 5, 6), torch.tensor(0.0).double()), strict=True))
+    got, want = (value_and_gradients(args, impl, scheme=scheme) for impl in ("numba", "torch"))
+    torch.testing.assert_close(got["flow"], want["flow"], rtol=1e-9, atol=1e-9, equal_nan=True)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_auto_takes_it(dtype):
     f1, f2 = frames(2, 3, 6, 8, dtype=dtype)
