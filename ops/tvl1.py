@@ -266,7 +266,7 @@ def representation_flow(
     the flow by 8 and oscillates; `"released"`: the released code, with its border lines and epsilons.
     `memory="all"` keeps all iterations for backward; `"sqrt"` keeps about sqrt(n_iter) and computes the others again.
     `impl="numba"` (extra `numba`; CPU; not "paper", not the kernels) keeps none and has no second derivative; its first
-    call compiles for half a minute, once per machine and dtype.
+    call compiles for some ten seconds, its first backward too, once per machine and dtype.
     Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers, `scheme`, `memory` or `impl`.
     """
     name = "tvl1.representation_flow"

@@ -79,3 +79,19 @@ def test_compiles_where_no_cache_can_be_written():
     a = np.ones(3)
     compiled.kernel(names["double"])(a, 0, 2)
     assert a.tolist() == [2, 2, 1]
+
+
+def test_apart_tells_llvm_that_arrays_do_not_overlap():
+    """By a flag that is numba's own: were it gone, loops over many arrays would be slow and right."""
+
+    def add(out, a):
+        for i in range(out.size):
+            out[i] += a[i]
+
+    told = []
+    for decorate in (compiled.part, compiled.apart):
+        function, out = decorate(add), np.ones(3)
+        function(out, np.ones(3))
+        assert out.tolist() == [2, 2, 2]
+        told.append("vector.memcheck" in function.inspect_llvm(function.signatures[0]))
+    assert told == [True, False]
