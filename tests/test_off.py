@@ -213,7 +213,8 @@ def test_features_by_numba_lie_as_their_input_does_and_copy_no_channels_last(mon
     """In bands of rows of several pieces, too. Values and gradients are those of eager torch."""
     torch = pytest.importorskip("torch")
     pytest.importorskip("numba")
-    from motionspec.ops import off as ops, off_numba
+    from motionspec.ops import off as ops
+    from motionspec.ops import off_numba
 
     monkeypatch.setattr(off_numba, "_BAND", 60)
     for frames, channels_last in (((), torch.channels_last), ((3,), torch.channels_last_3d)):
