@@ -118,21 +118,22 @@ def _unit(f, n, y, e, margin, lengths):
     """
     _, C, H, W = f.shape
     zero, one = f.dtype.type(0), f.dtype.type(1)
-    largest, inverse = lengths
+    largest, inverse = lengths[0], lengths[1]
     largest[:], inverse[:] = zero, zero
     if not 0 <= y < H:
         e[:] = zero
         return
     for c in range(C):
-        row = f[n, c, y]
+        row, unit = f[n, c, y], e[c, margin:]
         for x in range(W):
+            unit[x] = row[x]
             largest[x] = abs(row[x]) if abs(row[x]) > largest[x] else largest[x]
     for x in range(W):
         largest[x] = largest[x] if largest[x] > zero else one
     for c in range(C):
-        row, unit = f[n, c, y], e[c, margin:]
+        unit = e[c, margin:]
         for x in range(W):
-            unit[x] = row[x] / largest[x]
+            unit[x] /= largest[x]
             inverse[x] += unit[x] * unit[x]
     for x in range(W):
         inverse[x] = zero if inverse[x] == zero else one / math.sqrt(inverse[x])
@@ -146,7 +147,7 @@ def _unit(f, n, y, e, margin, lengths):
 def _project(d, e, margin, lengths, out, n, y):
     """From the gradient of a row of unit vectors to that of the row itself."""
     _, C, _, W = out.shape
-    largest, inverse = lengths
+    largest, inverse = lengths[0], lengths[1]
     zero = d.dtype.type(0)
     along = np.zeros(W, d.dtype)
     for c in range(C):
@@ -198,7 +199,8 @@ def _softmax(scores, y, H, W, R_h, R_w, tau, exclude, margin):
             score = scores[i, j, margin:]
             for x in range(W):
                 top[x] = score[x] if score[x] > top[x] else top[x]
-    total, right, down, line = np.zeros((4, W), scores.dtype)
+    sums = np.zeros((4, W), scores.dtype)
+    total, right, down, line = sums[0], sums[1], sums[2], sums[3]
     for i in range(2 * R_h + 1):
         line[:] = number(0)
         for j in range(2 * R_w + 1):

@@ -53,10 +53,15 @@ def features(f_prev: Tensor, f_next: Tensor, kernel: str = "paper", *, impl: str
     """
     choice("off.features", "kernel", kernel, tuple(_MIDDLE))
     given("off.features", impl, f_prev=(f_prev, "N C H W"), f_next=(f_next, "N C H W"))
-    if select("off.features", impl, f_prev) == "triton":
+    found = select("off.features", impl, f_prev)
+    if found == "triton":
         from motionspec.ops import off_triton
 
         return off_triton.features(f_prev, f_next, _MIDDLE[kernel])
+    if found == "numba":
+        from motionspec.ops import off_numba
+
+        return off_numba.features(f_prev, f_next, _MIDDLE[kernel])
     a, b = widened(f_prev), widened(f_next)
     return torch.cat([*_spatial(a, kernel), b - a], 1).to(f_prev.dtype)
 
@@ -71,10 +76,15 @@ def clip_features(clip: Tensor, kernel: str = "paper", *, impl: str = "auto") ->
     given("off.clip_features", impl, clip=(clip, "N C T H W"))
     if clip.shape[2] < 2:
         raise ValueError(message("off.clip_features", "clip", "at least T=2 frames", f"T={clip.shape[2]}"))
-    if select("off.clip_features", impl, clip) == "triton":
+    found = select("off.clip_features", impl, clip)
+    if found == "triton":
         from motionspec.ops import off_triton
 
         return off_triton.clip_features(clip, _MIDDLE[kernel])
+    if found == "numba":
+        from motionspec.ops import off_numba
+
+        return off_numba.clip_features(clip, _MIDDLE[kernel])
     a = widened(clip)
     earlier, later = a[:, :, :-1], a[:, :, 1:]
     return torch.cat([*_spatial(earlier, kernel), later - earlier], 1).to(clip.dtype)

@@ -2,8 +2,8 @@
 
 # Beside "torch", plain PyTorch; `impl="auto"` takes the first that can do what is asked (`ops/support.py`).
 FUSED: dict[str, tuple[str, ...]] = {
-    "off.features": ("triton",),
-    "off.clip_features": ("triton",),
+    "off.features": ("triton", "numba"),
+    "off.clip_features": ("triton", "numba"),
     "tvl1.representation_flow": ("triton", "numba"),
     "costvol.displacement_map": ("numba",),
     "warp.bilinear": ("triton",),

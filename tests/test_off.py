@@ -209,6 +209,32 @@ def test_released_features_differ_from_the_paper(off):
     np.testing.assert_array_equal(paper, [6, -6, 0])
 
 
+def test_features_by_numba_lie_as_their_input_does_and_copy_no_channels_last(monkeypatch):
+    """In bands of rows of several pieces, too. Values and gradients are those of eager torch."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("numba")
+    from motionspec.ops import off as ops
+    from motionspec.ops import off_numba
+
+    monkeypatch.setattr(off_numba, "_BAND", 60)
+    for frames, channels_last in (((), torch.channels_last), ((3,), torch.channels_last_3d)):
+        for layout in (torch.contiguous_format, channels_last):
+            pair = torch.randn(2, 2, 5, *frames, 9, 11, dtype=torch.float64)
+            found = []
+            for impl in ("numba", "torch"):
+                leaves = [f.contiguous(memory_format=layout).requires_grad_(True) for f in pair]
+                if frames:
+                    out = torch.cat([ops.clip_features(f, "sobel", impl=impl) for f in leaves])
+                else:
+                    out = ops.features(*leaves, "sobel", impl=impl)
+                assert out.is_contiguous(memory_format=layout)
+                weights = torch.linspace(-1, 2, out.numel(), dtype=out.dtype).view_as(out)
+                found.append([out, *torch.autograd.grad(out, leaves, weights.contiguous(memory_format=layout))])
+            for got, want in zip(*found, strict=True):
+                torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
+                assert got.is_contiguous(memory_format=layout) or not frames  # of a pair: two frames of one tensor
+
+
 # -- the rate of the noise, OFF20 (10)-(14) ----------------------------------------------------------------------------
 
 U, V = 2.0, -1.0

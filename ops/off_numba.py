@@ -1,0 +1,198 @@
+"""CPU kernels of `off.features` and `off.clip_features` by numba, forward and adjoint; imported on first use.
+
+Both are bound by bytes: each row comes from memory once, and from the cache for its neighbours; sums and differences
+down the columns stay there too. Memory is walked as it lies, W innermost or C (channels-last), and the result lies as
+the input does. What lies otherwise is copied first.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from motionspec.ops.checks import widened
+from motionspec.ops.compiled import kernel, part, share
+
+# Elements of the rows that a piece of work takes of a frame: they stay in the cache until the next frame needs them.
+_BAND = 2**15
+_ELEMENTS = 1.5e4  # that a thread writes, at least
+
+# How memory lies: `planes` to a sample, taken by so many `rows` of `groups` times `length` elements. With W innermost a
+# plane is a channel, a row one group, a step to the right one element. With C innermost, `last`, there is one plane, a
+# group is a pixel and a step to the right; the three blocks of a pixel stand together in `out` and in its gradient.
+
+
+@part
+def _place(piece, planes, pairs, H, rows, row, length, last):
+    """Plane, first row and the one after the last; where the plane begins in `out`, from row to row and block there."""
+    bands = (H + rows - 1) // rows
+    plane, first = piece // bands, piece % bands * rows
+    begin = (plane // planes * 3 * planes + plane % planes) * pairs * H * row
+    wide, block = (3 * row, length) if last else (row, planes * pairs * H * row)
+    return plane, first, min(first + rows, H), begin, wide, block
+
+
+@kernel
+def _forward(f, g, out, planes, frames, pairs, H, rows, groups, length, last, middle, low, high):
+    """The frames of `f` are the earlier ones, those of `g` the later; `frames` to a plane."""
+    row, step = groups * length, length if last else 1
+    nothing = np.zeros(row, f.dtype)
+    down, across = np.zeros(row + 2 * step, f.dtype), np.zeros(row + 2 * step, f.dtype)  # sums, differences of columns
+    for piece in range(low, high):
+        plane, first, end, begin, wide, block = _place(piece, planes, pairs, H, rows, row, length, last)
+        for t in range(pairs):
+            for y in range(first, end):
+                at = ((plane * frames + t) * H + y) * row
+                here = f[at : at + row]
+                above = f[at - row : at] if y > 0 else nothing
+                below = f[at + row : at + 2 * row] if y < H - 1 else nothing
+                for j in range(row):
+                    down[step + j] = above[j] + middle * here[j] + below[j]
+                for j in range(row):
+                    across[step + j] = above[j] - below[j]
+                for q in range(groups):
+                    place = begin + (t * H + y) * wide + q * 3 * length
+                    x = out[place : place + length]
+                    left, right = down[q * length :], down[q * length + 2 * step :]
+                    for e in range(length):
+                        x[e] = right[e] - left[e]
+                    x = out[place + block : place + block + length]
+                    left, mid = across[q * length :], across[q * length + step :]
+                    right = across[q * length + 2 * step :]
+                    for e in range(length):
+                        x[e] = left[e] + middle * mid[e] + right[e]
+                    x = out[place + 2 * block : place + 2 * block + length]
+                    now, then = f[at + q * length :], g[at + q * length :]
+                    for e in range(length):
+                        x[e] = then[e] - now[e]
+
+
+@kernel
+def _adjoint(grad, out, planes, pairs, H, rows, groups, length, last, middle, low, high):
+    """Of each frame. The printed kernels are odd, so the adjoint of each is itself with the other sign."""
+    row, step = groups * length, length if last else 1
+    nothing = np.zeros(length, out.dtype)
+    down, across = np.zeros(row + 2 * step, out.dtype), np.zeros(row + 2 * step, out.dtype)
+    for piece in range(low, high):
+        plane, first, end, begin, wide, block = _place(piece, planes, pairs, H, rows, row, length, last)
+        for t in range(pairs + 1):
+            if t == pairs:  # no pair has it as the earlier frame
+                down[:], across[:] = out.dtype.type(0), out.dtype.type(0)
+            for y in range(first, end):
+                at = ((plane * (pairs + 1) + t) * H + y) * row
+                for q in range(groups):
+                    place = begin + (t * H + y) * wide + q * 3 * length
+                    if t < pairs:
+                        here = grad[place:]
+                        above = grad[place - wide :] if y > 0 else nothing
+                        below = grad[place + wide :] if y < H - 1 else nothing
+                        total = down[step + q * length :]
+                        for e in range(length):
+                            total[e] = above[e] + middle * here[e] + below[e]
+                        above = grad[place + block - wide :] if y > 0 else nothing
+                        below = grad[place + block + wide :] if y < H - 1 else nothing
+                        total = across[step + q * length :]
+                        for e in range(length):
+                            total[e] = above[e] - below[e]
+                    now = grad[place + 2 * block :] if t < pairs else nothing
+                    before = grad[place + 2 * block - H * wide :] if t > 0 else nothing
+                    d = out[at + q * length : at + (q + 1) * length]
+                    for e in range(length):
+                        d[e] = before[e] - now[e]
+                d = out[at : at + row]
+                for j in range(row):
+                    d[j] -= down[j + 2 * step] - down[j]
+                for j in range(row):
+                    d[j] -= across[j] + middle * across[j + step] + across[j + 2 * step]
+
+
+def _last(tensor: Tensor) -> bool:
+    """Whether C is innermost, and W not as well."""
+    return tensor.movedim(1, -1).is_contiguous() and not tensor.is_contiguous()
+
+
+def _flat(tensor: Tensor, last: bool) -> np.ndarray:
+    """In the type to compute in and the order to walk in."""
+    return (widened(tensor).movedim(1, -1) if last else widened(tensor)).contiguous().view(-1).numpy()
+
+
+def _empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """Of that shape, lying as `like` does."""
+    N, C, *others = shape
+    return like.new_empty((N, *others, C)).movedim(-1, 1) if _last(like) else like.new_empty(shape)
+
+
+def _run(run: Any, arrays: tuple[np.ndarray, ...], out: Tensor, C: int, sizes: tuple[int, ...], middle: float) -> None:
+    """Share out the planes of N samples of C channels, by bands of rows; `sizes`: what the kernel takes before H."""
+    N, *_, H, W = out.shape
+    last = _last(out)
+    planes, groups, length = (1, W, C) if last else (C, 1, W)
+    if out.numel():
+        rows = max(_BAND // (groups * length), 1)
+        threads = 1 + int(out.numel() / _ELEMENTS)
+        constants = (H, rows, groups, length, last, arrays[0].dtype.type(middle))
+        share(run, N * planes * math.ceil(H / rows), threads, *arrays, planes, *sizes, *constants)
+
+
+@torch.library.custom_op("motionspec::off_features_numba", mutates_args=())
+def features(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
+    """[Fx | Fy | Ft] of a pair; `middle` is the weight of the middle line across a derivative."""
+    N, C, H, W = f_prev.shape
+    last = _last(f_prev)
+    out = _empty(widened(f_prev), (N, 3 * C, H, W))
+    _run(_forward, (_flat(f_prev, last), _flat(f_next, last), _flat(out, last)), out, C, (1, 1), middle)
+    return out.to(f_prev.dtype)
+
+
+@torch.library.custom_op("motionspec::off_clip_features_numba", mutates_args=())
+def clip_features(clip: Tensor, middle: float) -> Tensor:
+    """`features` of the T-1 pairs of a clip."""
+    N, C, T, H, W = clip.shape
+    last = _last(clip)
+    f, out = _flat(clip, last), _empty(widened(clip), (N, 3 * C, T - 1, H, W))
+    _run(_forward, (f, f[H * W * (C if last else 1) :], _flat(out, last)), out, C, (T, T - 1), middle)
+    return out.to(clip.dtype)
+
+
+@torch.library.custom_op("motionspec::off_adjoint_numba", mutates_args=())
+def adjoint(grad: Tensor, middle: float) -> Tensor:
+    """The gradient of `clip_features`: (N, 3C, T-1, H, W) -> (N, C, T, H, W)."""
+    N, C3, pairs, H, W = grad.shape
+    out = _empty(widened(grad), (N, C3 // 3, pairs + 1, H, W))
+    _run(_adjoint, (_flat(grad, _last(grad)), _flat(out, _last(grad))), out, C3 // 3, (pairs,), middle)
+    return out.to(grad.dtype)
+
+
+@features.register_fake
+def _(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
+    N, C, H, W = f_prev.shape
+    return _empty(f_prev, (N, 3 * C, H, W))
+
+
+@clip_features.register_fake
+def _(clip: Tensor, middle: float) -> Tensor:
+    N, C, T, H, W = clip.shape
+    return _empty(clip, (N, 3 * C, T - 1, H, W))
+
+
+@adjoint.register_fake
+def _(grad: Tensor, middle: float) -> Tensor:
+    N, C3, pairs, H, W = grad.shape
+    return _empty(grad, (N, C3 // 3, pairs + 1, H, W))
+
+
+def _keep_middle(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.middle = inputs[-1]
+
+
+def _features_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    f_prev, f_next = adjoint(grad.unsqueeze(2), ctx.middle).unbind(2)
+    return f_prev, f_next, None
+
+
+# The operators are linear: each one's derivative is the other, and so is the derivative of that.
+features.register_autograd(_features_backward, setup_context=_keep_middle)
+clip_features.register_autograd(lambda ctx, grad: (adjoint(grad, ctx.middle), None), setup_context=_keep_middle)
+adjoint.register_autograd(lambda ctx, grad: (clip_features(grad, ctx.middle), None), setup_context=_keep_middle)
