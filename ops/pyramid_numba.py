@@ -16,6 +16,7 @@ from motionspec.ops.compiled import kernel, part, share
 _CACHE = 2**19  # bytes of the rows that are iterated together
 _ALONE = 2**11  # pixels below which a second thread costs more than it does
 _PAD = 16  # elements before a row: what is left of it is 0, and it begins where a cache line does
+_EDGE = 3  # more would not show: 4 x 4 pixels beyond a border are all the same
 _COLUMNS = 256  # that a median is taken of together
 # A row of the state: u, v, then the dual fields of u and of v. One of the constants: the unit gradient, the residual
 # over the gradient's length, and the most that a step may be.
@@ -119,6 +120,8 @@ def _warp(flow, images, looks, size, limit, to_flow, constants, low, high):
     window = np.empty((2, size, width + 2 * radius), flow.dtype)
     poor = np.empty((2, size), np.bool_)  # rows of the window that have a NaN
     some = np.empty((size * size // 2 + 2, max(_COLUMNS, window.shape[2])), flow.dtype)
+    start, weights = np.empty((2, width), np.int32), np.empty((2, 4, width), flow.dtype)
+    mixed, columns = np.empty(16, flow.dtype), np.arange(width).astype(flow.dtype)
     for n in range(low // height, (high - 1) // height + 1):
         top, bottom = max(low - n * height, 0), min(high - n * height, height)
         for y in range(top - radius, top + radius):
@@ -134,8 +137,9 @@ def _warp(flow, images, looks, size, limit, to_flow, constants, low, high):
                     _median(window[k], some, to_flow[n, y, k])
                 if poor[k].any():
                     _spread_nan(window[k], to_flow[n, y, k])
-            _sample(looks[n], images[n, y, 0], y, to_flow[n, y], constants[n, y])
-            _normalise(constants[n, y], width, limit)
+            _places(to_flow[n, y], start, weights)
+            _gather(looks[n], y, start, weights, mixed, constants[n, y])
+            _finish(images[n, y, 0], y, height, to_flow[n, y], columns, limit, constants[n, y])
 
 
 @part
@@ -233,55 +237,24 @@ def _exchange(low, high, width):
 
 
 @part
-def _sample(looks, first, y, flow, constants):
-    """The second image and its derivatives at p + u(p) by `tvl1._bicubic`, and `tvl1._inside`."""
-    height, width, _ = looks.shape
+def _places(flow, start, weights):
+    """Of each pixel's 4 x 4: the first column and row from its own, and the weights, as `tvl1._keys`."""
     number = flow.dtype.type
-    zero, most = number(0), number(height + width)
-    for x in range(width):
-        u, v = flow[0, x], flow[1, x]
-        whole_u, whole_v = np.floor(u), np.floor(v)
-        i, j = int(_clamp(whole_u, -most, most)), int(_clamp(whole_v, -most, most))
-        wx, wy = _keys(u - whole_u, number), _keys(v - whole_v, number)
-        f, fx, fy = zero, zero, zero
-        for m in range(4):
-            row = looks[min(max(y + j + m - 1, 0), height - 1)]
-            for n in range(4):
-                weight = wy[m] * wx[n]
-                look = row[min(max(x + i + n - 1, 0), width - 1)]
-                f += weight * look[0]
-                fx += weight * look[1]
-                fy += weight * look[2]
-        inside = _covered(u, number(x), number(width), number) * _covered(v, number(y), number(height), number)
-        gx, gy = fx * inside, fy * inside
-        constants[0, x], constants[1, x] = gx, gy
-        constants[2, x] = f * inside - first[x] * inside - (gx * u + gy * v)
-
-
-@part
-def _clamp(value, low, high):
-    """NaN is taken for `low`."""
-    return high if value > high else value if value > low else low
-
-
-@part
-def _covered(u, x, width, number):
-    """1 where x + u is in the image, 0 from one pixel outside, NaN where it is."""
-    before, after = u + (x + number(1)), (width - x) - u
-    near = before if before < after else after
-    return number(0) if near < number(0) else number(1) if near > number(1) else near
-
-
-@part
-def _keys(t, number):
-    """The weights of the pixels -1, 0, 1, 2 at a fraction t, as `tvl1._keys`."""
-    a = number(tvl1._BICUBIC)
-    return (
-        _far(t + number(1), a, number),
-        _near(t, a, number),
-        _near(number(1) - t, a, number),
-        _far(number(2) - t, a, number),
-    )
+    a, one, two, most = number(tvl1._BICUBIC), number(1), number(2), number(2**30)
+    for k in range(2):
+        u, first = flow[k], start[k]
+        wa, wb, wc, wd = weights[k, 0], weights[k, 1], weights[k, 2], weights[k, 3]
+        for x in range(len(u)):
+            whole = np.floor(u[x])
+            t = u[x] - whole  # apart from x + u: their sum would lose the digits of the fraction
+            near = most if whole > most else whole if whole > -most else -most  # of NaN any
+            first[x] = np.int32(near) - np.int32(1)
+            wa[x], wb[x], wc[x], wd[x] = (
+                _far(t + one, a, number),
+                _near(t, a, number),
+                _near(one - t, a, number),
+                _far(two - t, a, number),
+            )
 
 
 @part
@@ -295,23 +268,58 @@ def _far(t, a, number):
 
 
 @part
-def _normalise(constants, width, limit):
-    """Divide a row of constants by the length of its gradients, where that is not 0; see `tvl1._solve`."""
-    one, zero = constants.dtype.type(1), constants.dtype.type(0)
+def _gather(looks, y, start, weights, mixed, constants):
+    """The second image and its derivatives at p + u(p), of `looks` (H, 4 (W + 2 _EDGE)); `mixed` has room for 16."""
+    height, width = len(looks), start.shape[1]
+    for x in range(width):
+        column = 4 * (min(max(x + start[0, x], -_EDGE), width - 1) + _EDGE)
+        row, last = y + start[1, x], height - 1
+        a, b = looks[min(max(row, 0), last)], looks[min(max(row + 1, 0), last)]
+        c, d = looks[min(max(row + 2, 0), last)], looks[min(max(row + 3, 0), last)]
+        wa, wb, wc, wd = weights[1, 0, x], weights[1, 1, x], weights[1, 2, x], weights[1, 3, x]
+        for k in range(16):
+            i = column + k
+            mixed[k] = wa * a[i] + wb * b[i] + wc * c[i] + wd * d[i]
+        wa, wb, wc, wd = weights[0, 0, x], weights[0, 1, x], weights[0, 2, x], weights[0, 3, x]
+        constants[2, x] = wa * mixed[0] + wb * mixed[4] + wc * mixed[8] + wd * mixed[12]
+        constants[0, x] = wa * mixed[1] + wb * mixed[5] + wc * mixed[9] + wd * mixed[13]
+        constants[1, x] = wa * mixed[2] + wb * mixed[6] + wc * mixed[10] + wd * mixed[14]
+
+
+@part
+def _finish(image, y, height, flow, columns, limit, constants):
+    """From what was gathered for a row to its constants: see `tvl1.pyramid_flow` and `tvl1._solve`."""
+    number, width = flow.dtype.type, len(image)
+    one, zero, right, top, bottom = number(1), number(0), number(width), number(y + 1), number(height - y)
+    u, v = flow[0], flow[1]
     gx, gy, residual, most = constants[0], constants[1], constants[2], constants[3]
     for x in range(width):
-        a, b = abs(gx[x]), abs(gy[x])
+        inside = _covered(u[x] + (columns[x] + one), (right - columns[x]) - u[x], zero, one)
+        inside = inside * _covered(v[x] + top, bottom - v[x], zero, one)
+        fx, fy = gx[x] * inside, gy[x] * inside
+        rest = residual[x] * inside - image[x] * inside - (fx * u[x] + fy * v[x])
+        a, b = abs(fx), abs(fy)
         larger = a if a > b else b
         unit = larger if larger > zero else one
         length = larger * np.sqrt((a / unit) * (a / unit) + (b / unit) * (b / unit))
         divisor = one if length == zero else length
-        gx[x], gy[x], residual[x], most[x] = gx[x] / divisor, gy[x] / divisor, residual[x] / divisor, limit * length
+        gx[x], gy[x], residual[x], most[x] = fx / divisor, fy / divisor, rest / divisor, limit * length
+
+
+@part
+def _covered(before, after, zero, one):
+    """1 where p + u(p) is in the image, 0 from one pixel outside, NaN where it is; see `tvl1._inside`."""
+    near = before if before < after else after
+    return zero if near < zero else one if near > one else near
 
 
 @kernel
 def _look(images, out, low, high):
-    """The second images, `images` [N:], and their derivatives by `tvl1._derivative`, side by side: (N, H, W, 4)."""
-    _, height, width, _ = out.shape
+    """The second images, `images` [N:], and their derivatives by `tvl1._derivative`: (N, H, 4 (W + 2 _EDGE)).
+
+    A pixel's three numbers and a zero are side by side, the first and the last pixel of a row _EDGE times more.
+    """
+    height, width = images.shape[1], images.shape[3]
     eight, twelve = images.dtype.type(8), images.dtype.type(12)
     line = np.empty(width + 4, images.dtype)
     for piece in range(low, high):
@@ -320,15 +328,16 @@ def _look(images, out, low, high):
         line[:2], line[2 : width + 2], line[width + 2 :] = image[y, 0], image[y], image[y, width - 1]
         a, b = image[max(y - 2, 0)], image[max(y - 1, 0)]
         c, d = image[min(y + 1, height - 1)], image[min(y + 2, height - 1)]
-        for x in range(width):
-            look[x, 0] = line[x + 2]
-            look[x, 1] = (eight * (line[x + 3] - line[x + 1]) - (line[x + 4] - line[x])) / twelve
-            look[x, 2] = (eight * (c[x] - b[x]) - (d[x] - a[x])) / twelve
+        for x in range(-_EDGE, width + _EDGE):
+            i, k = min(max(x, 0), width - 1), 4 * (x + _EDGE)
+            look[k] = image[y, i]
+            look[k + 1] = (eight * (line[i + 3] - line[i + 1]) - (line[i + 4] - line[i])) / twelve
+            look[k + 2] = (eight * (c[i] - b[i]) - (d[i] - a[i])) / twelve
 
 
 @kernel
 def _resample(f, rows, row_weights, columns, column_weights, out, low, high):
-    """f (N, H, K, W) to the size of `out` with the weights of `_places`; those of the rows (K, H, taps)."""
+    """f (N, H, K, W) to the size of `out` with the weights of `_table`; those of the rows (K, H, taps)."""
     height, _, width = out.shape[1:]
     taps, lines = column_weights.shape[1], row_weights.shape[2]
     padded = np.empty(f.shape[3] + 2 * taps, f.dtype)
@@ -348,7 +357,7 @@ def _resample(f, rows, row_weights, columns, column_weights, out, low, high):
                 out[n, y, k, x] = total
 
 
-def _places(size, new, blur, dtype):
+def _table(size, new, blur, dtype):
     """For each of `new` pixels the first of those of `size` that it is made of, and their weights: blur, then resize.
 
     The rule of half pixels, as `tvl1._resize`; `blur`: weights that add up to 1.
@@ -364,10 +373,10 @@ def _resized(f, h, w, blurred):
     """Images (N, H, 1, W), blurred for their new size, or a flow (N, H, 2, W), in the pixels of its new size."""
     N, H, K, W = f.shape
     blurs = (tvl1._blur(H, h), tvl1._blur(W, w)) if blurred else ([1.0], [1.0])
-    rows, row_weights = _places(H, h, blurs[0], f.dtype)
+    rows, row_weights = _table(H, h, blurs[0], f.dtype)
     gain = np.array([1.0] if blurred else [w / W, h / H], f.dtype)
     out = np.empty((N, h, K, w), f.dtype)
-    columns = _places(W, w, blurs[1], f.dtype)
+    columns = _table(W, w, blurs[1], f.dtype)
     share(_resample, N * h, _threads(N * h * w), f, rows, gain[:, None, None] * row_weights, *columns, out)
     return out
 
@@ -414,7 +423,7 @@ def _level(images, flow, tau, lam, theta, n_warps, n_iter, tolerance, median):
     """The flow (N, H, 2, W) on one scale."""
     N, H, _, W = flow.shape
     number, rows, threads = flow.dtype.type, N * H, _threads(N * H * W)
-    looks = np.zeros((N, H, W, 4), number)
+    looks = np.zeros((N, H, 4 * (W + 2 * _EDGE)), number)
     share(_look, rows, threads, images, looks)
     dual = np.zeros((N, H, 4, W), number)
     to_flow, to_dual = np.empty_like(flow), np.empty_like(dual)
