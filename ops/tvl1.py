@@ -388,7 +388,7 @@ def pyramid_flow(
             options = tau, lam, theta, n_scales, scale, n_warps, n_iter, tolerance, median
             return pyramid_numba.flow(f1, f2, *options).to(image0.dtype)
         pyramid = [(f1, f2)]
-        for h, w in _sizes(*f1.shape[2:], n_scales, scale)[1:]:
+        for h, w in _sizes(f1.shape[2], f1.shape[3], n_scales, scale)[1:]:
             pyramid.append((_smaller(pyramid[-1][0], h, w), _smaller(pyramid[-1][1], h, w)))
         u = f1.new_zeros(len(f1), 2, *pyramid[-1][0].shape[2:])
         for f1, f2 in reversed(pyramid):
