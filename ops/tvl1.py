@@ -4,6 +4,7 @@ Every channel has its own flow. The steps take its two components apart, `ux` an
 field belongs to one component and has two parts, `px` and `py`.
 """
 
+import itertools
 import math
 from typing import Any
 
@@ -372,7 +373,7 @@ def pyramid_flow(
     if tolerance is not None:
         positive(name, "tolerance", tolerance)
     odd(name, "median", median)
-    f1, f2 = tensors(name, impl, image0=(image0, "N 1 H W"), image1=(image1, "N 1 H W"))
+    given(name, impl, image0=(image0, "N 1 H W"), image1=(image1, "N 1 H W"))
     for argument, image in (("image0", image0), ("image1", image1)):
         if image.requires_grad and torch.is_grad_enabled():
             expected = "a tensor without gradient, which this has none for: detach it, or use torch.no_grad()"
@@ -380,11 +381,14 @@ def pyramid_flow(
     if not len(image0):
         return torch.empty_like(image0).expand(-1, 2, -1, -1)
     with torch.no_grad():
-        pyramid, (H, W) = [(f1, f2)], f1.shape[2:]
-        for s in range(1, n_scales):
-            h, w = int(H * scale**s + 0.5), int(W * scale**s + 0.5)
-            if min(h, w) < _SMALLEST:
-                break
+        f1, f2 = widened(image0), widened(image1)
+        if select(name, impl, image0) == "numba":
+            from motionspec.ops import pyramid_numba
+
+            options = tau, lam, theta, n_scales, scale, n_warps, n_iter, tolerance, median
+            return pyramid_numba.flow(f1, f2, *options).to(image0.dtype)
+        pyramid = [(f1, f2)]
+        for h, w in _sizes(f1.shape[2], f1.shape[3], n_scales, scale)[1:]:
             pyramid.append((_smaller(pyramid[-1][0], h, w), _smaller(pyramid[-1][1], h, w)))
         u = f1.new_zeros(len(f1), 2, *pyramid[-1][0].shape[2:])
         for f1, f2 in reversed(pyramid):
@@ -398,6 +402,12 @@ def pyramid_flow(
                 rho_c = warped[:, :1] - f1 * _inside(u) - (warped[:, 1:] * u).sum(1, keepdim=True)
                 u, px, py = _solve(u, px, py, warped[:, 1:], rho_c, tau, lam, theta, n_iter, tolerance)
     return u.to(image0.dtype)
+
+
+def _sizes(H: int, W: int, n_scales: int, scale: float) -> list[tuple[int, int]]:
+    """Of the images, from fine to coarse."""
+    smaller = ((int(H * scale**s + 0.5), int(W * scale**s + 0.5)) for s in range(1, n_scales))
+    return [(H, W), *itertools.takewhile(lambda size: min(size) >= _SMALLEST, smaller)]
 
 
 def _solve(
@@ -438,14 +448,20 @@ def _solve(
 def _smaller(f: Tensor, h: int, w: int) -> Tensor:
     """Blurred by a Gaussian for the ratio of the sides, and resized."""
     for dim, size in ((2, h), (3, w)):
-        sigma = _BLUR * math.sqrt((f.shape[dim] / size) ** 2 - 1)
-        radius = int(4 * sigma + 0.5)
-        if radius:
-            weights = [math.exp(-0.5 * (i / sigma) ** 2) for i in range(-radius, radius + 1)]
+        weights = _blur(f.shape[dim], size)
+        if len(weights) > 1:
             # Shifted slices: a convolution may run in TF32.
-            taps = [weight * tap for weight, tap in zip(weights, _taps(f, radius, dim), strict=True)]
-            f = sum(taps[1:], taps[0]) / sum(weights)
+            taps = [weight * tap for weight, tap in zip(weights, _taps(f, len(weights) // 2, dim), strict=True)]
+            f = sum(taps[1:], taps[0])
     return _resize(f, h, w)
+
+
+def _blur(size: int, new: int) -> list[float]:
+    """The weights of the Gaussian for one side."""
+    sigma = _BLUR * math.sqrt((size / new) ** 2 - 1)
+    radius = int(4 * sigma + 0.5)
+    weights = [math.exp(-0.5 * (i / sigma) ** 2) if i else 1.0 for i in range(-radius, radius + 1)]
+    return [weight / sum(weights) for weight in weights]
 
 
 def _resize(f: Tensor, h: int, w: int) -> Tensor:

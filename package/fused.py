@@ -10,4 +10,5 @@ FUSED: dict[str, tuple[str, ...]] = {
     "warp.motion": ("triton",),
     "warp.difference": ("triton",),
     "losses.endpoint_error": ("triton",),
+    "tvl1.pyramid_flow": ("numba",),
 }
