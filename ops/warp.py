@@ -43,10 +43,15 @@ def difference(f0: Tensor, f1: Tensor, flow: Tensor, *, outside: str = "zero", i
 
 def _warp(operator: str, impl: str, x: Tensor, flow: Tensor, later: Tensor | None, outside: str) -> Tensor:
     """The operator of that name, of tensors that it has checked; `later` is the frame that `difference` starts from."""
-    if select(operator, impl, x) == "triton":
+    chosen = select(operator, impl, x)
+    if chosen == "triton":
         from motionspec.ops import warp_triton
 
         return warp_triton.warp(x, flow, later, operator, outside == "blend")
+    if chosen == "numba":
+        from motionspec.ops import warp_numba
+
+        return warp_numba.warp(x, flow, later, operator, outside == "blend")
     d = widened(flow)
     warped = _bilinear(widened(x), d if operator == "warp.bilinear" else -d, outside)
     return (warped if later is None else widened(later) - warped).to(x.dtype)

@@ -1,0 +1,372 @@
+"""Kernels of `warp.bilinear`, `warp.motion` and `warp.difference` for the CPU, forward and backward; on first use.
+
+A gather from a plane fetches one number; from eight channels that lie side by side it fetches a vector. So eight
+planes at a time are turned into a map of vectors that the cache holds, with a border of zeros, and what is interpolated
+there is turned back. Where a pixel's source lies is computed once for all channels that a thread has of a sample.
+
+The backward pass is the adjoint of each step. A thread scatters into planes of its own and sums its channels' part of
+the flow's gradient; the parts, split by the shape alone, are then added in their order: nothing depends on threads.
+"""
+
+import functools
+from typing import Any
+
+import numpy as np
+import torch
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+from motionspec.ops.checks import widened
+from motionspec.ops.compiled import kernel, part, share
+from motionspec.ops.support import no_second_derivative
+
+_LANES = 8  # channels of a vector
+_TILE = 128  # pixels that are interpolated before they are turned back
+_PARTS = 16  # at least so many pieces of work in the backward pass, where there are channels enough
+
+
+# Vectors in LLVM's own terms, for any processor. An index counts elements of a flat array.
+
+
+def _vectors(context, builder, signature, args):
+    """A function that gives the pointer to the vector at an index of an array, the vector type, an element's bytes."""
+    element = context.get_data_type(signature.args[0].dtype)
+    vector = ir.VectorType(element, _LANES)
+
+    def at(k, index):
+        array = context.make_array(signature.args[k])(context, builder, args[k])
+        return builder.bitcast(builder.gep(array.data, [index]), vector.as_pointer())
+
+    return at, vector, signature.args[0].dtype.bitwidth // 8
+
+
+def _load(builder, pointer, bytes):
+    loaded = builder.load(pointer)
+    loaded.align = bytes
+    return loaded
+
+
+def _store(builder, value, pointer, bytes):
+    builder.store(value, pointer).align = bytes
+
+
+def _all(builder, vector, scalar):
+    """A vector of that scalar."""
+    one = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    return builder.shuffle_vector(one, one, _lanes([0] * _LANES))
+
+
+def _lanes(numbers):
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), numbers)
+
+
+def _taps(at, builder, first, below):
+    """Pointers to four neighbours in the first array."""
+    right = builder.add(first, ir.Constant(first.type, _LANES))
+    return [at(0, i) for i in (first, right, builder.add(first, below), builder.add(right, below))]
+
+
+def _plus(builder, total, scalar, vector):
+    """total + scalar * vector; a processor that has it may round once."""
+    term = builder.fmul(_all(builder, vector.type, scalar), vector, flags=("contract",))
+    return builder.fadd(total, term, flags=("contract",))
+
+
+def _weighted(builder, at, vector, args, size):
+    """a, b, c, d times the four neighbours, added up."""
+    total = ir.Constant(vector, [-0.0] * _LANES)
+    for pointer, scalar in zip(_taps(at, builder, *args[1:3]), args[3:7], strict=True):
+        total = _plus(builder, total, scalar, _load(builder, pointer, size))
+    return total
+
+
+@intrinsic
+def _mix(typing, planes, first, below, a, b, c, d, tile, i):
+    """tile[i] = a, b, c, d times the four neighbours."""
+    weight, index = planes.dtype, types.intp
+    signature = types.void(planes, index, index, weight, weight, weight, weight, tile, index)
+
+    def code(context, builder, signature, args):
+        at, vector, size = _vectors(context, builder, signature, args)
+        _store(builder, _weighted(builder, at, vector, args, size), at(7, args[8]), size)
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+@intrinsic
+def _spread(typing, planes, first, below, a, b, c, d, tile, i):
+    """The adjoint of `_mix`: to the four neighbours add a, b, c, d times tile[i]."""
+    weight, index = planes.dtype, types.intp
+    signature = types.void(planes, index, index, weight, weight, weight, weight, tile, index)
+
+    def code(context, builder, signature, args):
+        at, _, size = _vectors(context, builder, signature, args)
+        value = _load(builder, at(7, args[8]), size)
+        for pointer, scalar in zip(_taps(at, builder, *args[1:3]), args[3:7], strict=True):
+            _store(builder, _plus(builder, _load(builder, pointer, size), scalar, value), pointer, size)
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+@intrinsic
+def _dot(typing, planes, first, below, a, b, c, d, tile, i):
+    """The sum over channels of tile[i] times (a, b, c, d times the four neighbours)."""
+    weight, index = planes.dtype, types.intp
+    signature = weight(planes, index, index, weight, weight, weight, weight, tile, index)
+
+    def code(context, builder, signature, args):
+        at, vector, size = _vectors(context, builder, signature, args)
+        total = _weighted(builder, at, vector, args, size)
+        total = builder.fmul(total, _load(builder, at(7, args[8]), size))
+        for half in (4, 2, 1):
+            first, second = _lanes([*range(half)]), _lanes([*range(half, 2 * half)])
+            total = builder.fadd(*(builder.shuffle_vector(total, total, mask) for mask in (first, second)))
+        return builder.extract_element(total, ir.Constant(ir.IntType(32), 0))
+
+    return signature, code
+
+
+@intrinsic
+def _turn(typing, source, i, source_step, target, j, target_step):
+    """target[j + k target_step + m] = source[i + m source_step + k] for k, m < 8."""
+    index = types.intp
+    signature = types.void(source, index, index, target, index, index)
+
+    def code(context, builder, signature, args):
+        at, _, size = _vectors(context, builder, signature, args)
+
+        def place(array, start, step, k):
+            return at(array, builder.add(start, builder.mul(step, ir.Constant(step.type, k))))
+
+        rows = [_load(builder, place(0, args[1], args[2], k), size) for k in range(_LANES)]
+        for half in (4, 2, 1):  # blocks of that size beside the diagonal change places
+            lanes = range(_LANES)
+            upper = _lanes([_LANES + m - half if m & half else m for m in lanes])
+            lower = _lanes([_LANES + m if m & half else m + half for m in lanes])
+            for k in (k for k in lanes if not k & half):
+                a, b = rows[k], rows[k + half]
+                rows[k], rows[k + half] = (builder.shuffle_vector(a, b, mask) for mask in (upper, lower))
+        for k in range(_LANES):
+            _store(builder, rows[k], place(3, args[4], args[5], k), size)
+        return context.get_dummy_value()
+
+    return signature, code
+
+
+@part
+def _sources(flow, n, sign, blend, at, du, dv):
+    """First tap of each pixel in the map of vectors, and weights of the second ones.
+
+    Outside, the taps are four zeros; for NaN too, with the weight NaN.
+    """
+    _, _, H, W = flow.shape
+    for y in range(H):
+        for x in range(W):
+            u, v = sign * flow[n, 0, y, x], sign * flow[n, 1, y, x]
+            if blend:  # all four taps are outside; at -1 exactly the derivative from above still reaches x[0]
+                there = -1 - x <= u < W - x and -1 - y <= v < H - y
+            else:  # decided on the flow itself: the sum p + flow is rounded
+                there = -x <= u <= W - 1 - x and -y <= v <= H - 1 - y
+            p = y * W + x
+            if there:
+                left, up = int(np.floor(u)), int(np.floor(v))
+                if not blend:  # on the last column the taps are W-2 and W-1: the derivative from below
+                    left -= x + left == W - 1
+                    up -= y + up == H - 1
+                at[p] = ((y + up + 1) * (W + 2) + x + left + 1) * _LANES
+                du[p], dv[p] = u - left, v - up
+            else:
+                at[p] = (H + 1) * (W + 2) * _LANES
+                du[p] = dv[p] = np.nan if np.isnan(u) or np.isnan(v) else 0
+
+
+@part
+def _interleave(x, plane, count, pixels, start, number, planes, to):
+    """Turn a run of pixels of up to eight planes into vectors; lanes of no plane are 0."""
+    base = plane * pixels + start
+    if count == _LANES and number >= _LANES:
+        for k in range(0, number, _LANES):
+            k = min(k, number - _LANES)  # the last ones overlap
+            _turn(x, base + k, pixels, planes, to + k * _LANES, _LANES)
+        return
+    for c in range(_LANES):
+        for k in range(number):
+            planes[to + k * _LANES + c] = x[base + c * pixels + k] if c < count else 0
+
+
+@part
+def _deinterleave(planes, frm, x, plane, count, pixels, start, number):
+    """The reverse of `_interleave`."""
+    base = plane * pixels + start
+    if count == _LANES and number >= _LANES:
+        for k in range(0, number, _LANES):
+            k = min(k, number - _LANES)
+            _turn(planes, frm + k * _LANES, _LANES, x, base + k, pixels)
+        return
+    for c in range(count):
+        for k in range(number):
+            x[base + c * pixels + k] = planes[frm + k * _LANES + c]
+
+
+@part
+def _fill(x, plane, count, H, W, blend, planes):
+    """The map of vectors: rows -1 to H+1, columns -1 to W; what is outside the map stays 0."""
+    S = (W + 2) * _LANES
+    for y in range(H):
+        _interleave(x, plane, count, H * W, y * W, W, planes, (y + 1) * S + _LANES)
+    if not blend and W == 1:  # a tap outside has the weight 0, and no derivative sees a difference
+        for y in range(1, H + 1):
+            planes[y * S : y * S + _LANES] = planes[y * S + _LANES : y * S + 2 * _LANES]
+    if not blend and H == 1:
+        planes[:S] = planes[S : 2 * S]
+
+
+@kernel
+def _forward(x, flow, later, out, sign, blend, minus, low, high):
+    """Pieces are the groups of eight channels of each sample."""
+    N, _, H, W = flow.shape
+    pixels, C = H * W, x.size // (N * H * W)
+    groups = (C + _LANES - 1) // _LANES
+    at, du, dv = np.empty(pixels, np.int64), np.empty(pixels, x.dtype), np.empty(pixels, x.dtype)
+    planes, tile = np.zeros((H + 3) * (W + 2) * _LANES, x.dtype), np.empty(_TILE * _LANES, x.dtype)
+    for piece in range(low, high):
+        n, first = piece // groups, piece % groups * _LANES
+        count, plane = min(_LANES, C - first), n * C + first
+        if piece == low or first == 0:
+            _sources(flow, n, sign, blend, at, du, dv)
+        _fill(x, plane, count, H, W, blend, planes)
+        for start in range(0, pixels, _TILE):
+            number = min(_TILE, pixels - start)
+            for i in range(number):
+                p = start + i
+                a, b = (1 - dv[p]) * (1 - du[p]), (1 - dv[p]) * du[p]
+                c, d = dv[p] * (1 - du[p]), dv[p] * du[p]
+                _mix(planes, at[p], (W + 2) * _LANES, a, b, c, d, tile, i * _LANES)
+            _deinterleave(tile, 0, out, plane, count, pixels, start, number)
+            if minus:
+                for c in range(count):
+                    base = (plane + c) * pixels + start
+                    for i in range(base, base + number):
+                        out[i] = later[i] - out[i]
+
+
+@kernel
+def _backward(x, flow, grad, for_x, for_flow, sign, blend, minus, to_x, to_flow, low, high):
+    """Pieces are the parts of the channels of each sample; `for_flow` (N, parts, 2, pixels)."""
+    N, _, H, W = flow.shape
+    parts = for_flow.shape[1]
+    pixels, C = H * W, grad.size // (N * H * W)
+    groups = (C + _LANES - 1) // _LANES
+    at, du, dv = np.empty(pixels, np.int64), np.empty(pixels, x.dtype), np.empty(pixels, x.dtype)
+    planes, sums = np.zeros((H + 3) * (W + 2) * _LANES, x.dtype), np.zeros((H + 3) * (W + 2) * _LANES, x.dtype)
+    tile, below = np.empty(_TILE * _LANES, x.dtype), (W + 2) * _LANES
+    factor = -1 if minus else 1
+    for piece in range(low, high):
+        n, k = piece // parts, piece % parts
+        if piece == low or k == 0:
+            _sources(flow, n, sign, blend, at, du, dv)
+        if to_flow:
+            for_flow[n, k] = 0
+        for group in range(groups * k // parts, groups * (k + 1) // parts):
+            first = group * _LANES
+            count, plane = min(_LANES, C - first), n * C + first
+            if to_flow:
+                _fill(x, plane, count, H, W, blend, planes)
+            if to_x:
+                sums[:] = 0
+            for start in range(0, pixels, _TILE):
+                number = min(_TILE, pixels - start)
+                _interleave(grad, plane, count, pixels, start, number, tile, 0)
+                for i in range(number):
+                    p, j = start + i, i * _LANES
+                    a, b, top, bottom = 1 - du[p], du[p], factor * (1 - dv[p]), factor * dv[p]
+                    if to_flow:
+                        for_flow[n, k, 0, p] += _dot(planes, at[p], below, -top, top, -bottom, bottom, tile, j)
+                        for_flow[n, k, 1, p] += _dot(
+                            planes, at[p], below, -factor * a, -factor * b, factor * a, factor * b, tile, j
+                        )
+                    if to_x:
+                        _spread(sums, at[p], below, top * a, top * b, bottom * a, bottom * b, tile, j)
+            if to_x:
+                for y in range(H):
+                    _deinterleave(sums, (y + 1) * below + _LANES, for_x, plane, count, pixels, y * W, W)
+        if to_flow:
+            for p in range(pixels):
+                nowhere = at[p] == (H + 1) * below
+                for_flow[n, k, 0, p] = 0 if nowhere else sign * for_flow[n, k, 0, p]
+                for_flow[n, k, 1, p] = 0 if nowhere else sign * for_flow[n, k, 1, p]
+
+
+def _flat(tensor: Tensor) -> Any:
+    """What lies otherwise than in the order of its indices is copied."""
+    return widened(tensor.detach()).contiguous().numpy()
+
+
+@torch.library.custom_op("motionspec::warp_numba", mutates_args=())
+def warp(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool) -> Tensor:
+    """`warp.bilinear`, `warp.motion` or, with the later frame, `warp.difference`."""
+    N, C = x.shape[:2]
+    out = widened(x.new_empty(x.shape))
+    a, b = _flat(x).reshape(-1), _flat(flow)
+    c = a if later is None else _flat(later).reshape(-1)
+    pieces = N * -(-C // _LANES)
+    share(_forward, pieces, pieces, a, b, c, out.numpy().reshape(-1), _sign(operator), blend, later is not None)
+    return out.to(x.dtype)
+
+
+def _sign(operator: str) -> int:
+    return 1 if operator == "warp.bilinear" else -1
+
+
+@torch.library.custom_op("motionspec::warp_numba_backward", mutates_args=())
+def backward(
+    x: Tensor, flow: Tensor, grad: Tensor, operator: str, blend: bool, to_x: bool, to_flow: bool
+) -> tuple[Tensor, Tensor]:
+    """The gradients for the map and for the flow; what is not asked for is empty."""
+    N, C, H, W = x.shape
+    parts = min(-(-C // _LANES), -(-_PARTS // max(N, 1)))
+    for_x = widened(x.new_empty(x.shape if to_x else 0))
+    for_flow = widened(x.new_empty((N, parts, 2, H * W) if to_flow else (0, parts, 2, 0)))
+    maps = (_flat(x).reshape(-1), _flat(flow), _flat(grad).reshape(-1), for_x.numpy().reshape(-1), for_flow.numpy())
+    minus = operator == "warp.difference"
+    share(_backward, N * parts, N * parts, *maps, _sign(operator), blend, minus, to_x, to_flow)
+    total = functools.reduce(torch.add, for_flow.unbind(1))
+    return for_x.to(x.dtype), total.reshape(flow.shape if to_flow else (0,)).to(x.dtype)
+
+
+@warp.register_fake
+def _(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+@backward.register_fake
+def _(
+    x: Tensor, flow: Tensor, grad: Tensor, operator: str, blend: bool, to_x: bool, to_flow: bool
+) -> tuple[Tensor, Tensor]:
+    return x.new_empty(x.shape if to_x else 0), flow.new_empty(flow.shape if to_flow else 0)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, flow, _, ctx.operator, ctx.blend = inputs
+    ctx.save_for_backward(x, flow)
+
+
+def _derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    x, flow = ctx.saved_tensors
+    to_x, to_flow, to_later, *_ = ctx.needs_input_grad
+    for_x, for_flow = backward(x, flow, grad, ctx.operator, ctx.blend, to_x, to_flow)
+    return for_x if to_x else None, for_flow if to_flow else None, grad if to_later else None, None, None
+
+
+def _keep_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    ctx.operator = inputs[3]
+
+
+warp.register_autograd(_derivative, setup_context=_save)
+backward.register_autograd(
+    lambda ctx, *grads: no_second_derivative(ctx.operator, "numba")(ctx), setup_context=_keep_operator
+)
