@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import types
-from numba.extending import intrinsic
+from numba import extending, types
 from torch import Tensor
 
 from motionspec.ops.checks import widened
@@ -28,6 +27,8 @@ _PARTS = 16  # at least so many pieces of work in the backward pass, where there
 
 
 # Vectors in LLVM's own terms, for any processor. An index counts elements of a flat array.
+
+_intrinsic: Any = extending.intrinsic  # its type lacks that a kernel calls without the first argument
 
 
 def _vectors(context, builder, signature, args):
@@ -82,7 +83,7 @@ def _weighted(builder, at, vector, args, size):
     return total
 
 
-@intrinsic
+@_intrinsic
 def _mix(typing, planes, first, below, a, b, c, d, tile, i):
     """tile[i] = a, b, c, d times the four neighbours."""
     weight, index = planes.dtype, types.intp
@@ -96,7 +97,7 @@ def _mix(typing, planes, first, below, a, b, c, d, tile, i):
     return signature, code
 
 
-@intrinsic
+@_intrinsic
 def _spread(typing, planes, first, below, a, b, c, d, tile, i):
     """The adjoint of `_mix`: to the four neighbours add a, b, c, d times tile[i]."""
     weight, index = planes.dtype, types.intp
@@ -112,7 +113,7 @@ def _spread(typing, planes, first, below, a, b, c, d, tile, i):
     return signature, code
 
 
-@intrinsic
+@_intrinsic
 def _dot(typing, planes, first, below, a, b, c, d, tile, i):
     """The sum over channels of tile[i] times (a, b, c, d times the four neighbours)."""
     weight, index = planes.dtype, types.intp
@@ -130,7 +131,7 @@ def _dot(typing, planes, first, below, a, b, c, d, tile, i):
     return signature, code
 
 
-@intrinsic
+@_intrinsic
 def _turn(typing, source, i, source_step, target, j, target_step):
     """target[j + k target_step + m] = source[i + m source_step + k] for k, m < 8."""
     index = types.intp
