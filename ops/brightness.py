@@ -18,7 +18,7 @@ def constancy_residual(f0: Tensor, f1: Tensor, flow: Tensor, *, impl: str = "aut
     a, b, d = tensors("brightness.constancy_residual", impl, **maps)
     unknown = d.isnan().any(1, keepdim=True)
     gone = warp.leaves_map(d) & ~unknown
-    residual = torch.where(gone, 0.0, warp.bilinear(b, d) - a)
+    residual = torch.where(gone, 0.0, warp.bilinear(b, d, impl=impl) - a)
     return residual.to(f0.dtype), ~(gone | unknown)
 
 

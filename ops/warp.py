@@ -1,11 +1,13 @@
 """Warping by a flow field (DC18 §3.4). Definitions, conventions and sources: `motionspec.refimpl.warp`."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from motionspec.checks import choice
 from motionspec.ops.checks import given, widened
-from motionspec.ops.support import select
+from motionspec.ops.support import no_second_derivative, select
 
 
 def bilinear(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
@@ -43,13 +45,49 @@ def difference(f0: Tensor, f1: Tensor, flow: Tensor, *, outside: str = "zero", i
 
 def _warp(operator: str, impl: str, x: Tensor, flow: Tensor, later: Tensor | None, outside: str) -> Tensor:
     """The operator of that name, of tensors that it has checked; `later` is the frame that `difference` starts from."""
-    if select(operator, impl, x) == "triton":
+    chosen = select(operator, impl, x)
+    if chosen == "triton":
         from motionspec.ops import warp_triton
 
         return warp_triton.warp(x, flow, later, operator, outside == "blend")
+    if chosen == "numba":
+        from motionspec.ops import warp_numba
+
+        return warp_numba.warp(x, flow, later, operator, outside == "blend")
     d = widened(flow)
     warped = _bilinear(widened(x), d if operator == "warp.bilinear" else -d, outside)
     return (warped if later is None else widened(later) - warped).to(x.dtype)
+
+
+def register(forward: Any, backward: Any, impl: str) -> None:
+    """What the operators of an implementation return, and their derivatives: the second one has none."""
+
+    def warped(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool) -> Tensor:
+        return x.new_empty(x.shape)
+
+    def gradients(
+        x: Tensor, flow: Tensor, grad: Tensor, operator: str, blend: bool, to_x: bool, to_flow: bool
+    ) -> tuple[Tensor, Tensor]:
+        return x.new_empty(x.shape if to_x else 0), flow.new_empty(flow.shape if to_flow else 0)
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        x, flow, _, ctx.operator, ctx.blend = inputs
+        ctx.save_for_backward(x, flow)
+
+    def derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        to_x, to_flow, to_later, *_ = ctx.needs_input_grad
+        for_x, for_flow = backward(*ctx.saved_tensors, grad, ctx.operator, ctx.blend, to_x, to_flow)
+        return for_x if to_x else None, for_flow if to_flow else None, grad if to_later else None, None, None
+
+    def keep_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        ctx.operator = inputs[3]
+
+    forward.register_fake(warped)
+    backward.register_fake(gradients)
+    forward.register_autograd(derivative, setup_context=save)
+    backward.register_autograd(
+        lambda ctx, *grads: no_second_derivative(ctx.operator, impl)(ctx), setup_context=keep_operator
+    )
 
 
 def leaves_map(flow: Tensor) -> Tensor:

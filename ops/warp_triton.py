@@ -19,7 +19,7 @@ import triton.language as tl
 from torch import Tensor
 
 from motionspec.ops.checks import widened
-from motionspec.ops.support import no_second_derivative
+from motionspec.ops.warp import register
 
 # A program holds one element for each of its threads: the lanes of a warp are neighbouring pixels of one channel, the
 # warps other channels. At most so many channels at a time; so many times in a program of the forward pass.
@@ -239,35 +239,4 @@ def backward(
     return for_x.to(x.dtype), for_flow
 
 
-@warp.register_fake
-def _(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool) -> Tensor:
-    return x.new_empty(x.shape)
-
-
-@backward.register_fake
-def _(
-    x: Tensor, flow: Tensor, grad: Tensor, operator: str, blend: bool, to_x: bool, to_flow: bool
-) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape if to_x else 0), flow.new_empty(flow.shape if to_flow else 0)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, flow, _, ctx.operator, ctx.blend = inputs
-    ctx.save_for_backward(x, flow)
-
-
-def _derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-    x, flow = ctx.saved_tensors
-    to_x, to_flow, to_later, *_ = ctx.needs_input_grad
-    for_x, for_flow = backward(x, flow, grad, ctx.operator, ctx.blend, to_x, to_flow)
-    return for_x if to_x else None, for_flow if to_flow else None, grad if to_later else None, None, None
-
-
-def _keep_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    ctx.operator = inputs[3]
-
-
-warp.register_autograd(_derivative, setup_context=_save)
-backward.register_autograd(
-    lambda ctx, *grads: no_second_derivative(ctx.operator, "triton")(ctx), setup_context=_keep_operator
-)
+register(warp, backward, "triton")

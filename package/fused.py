@@ -6,9 +6,9 @@ FUSED: dict[str, tuple[str, ...]] = {
     "off.clip_features": ("triton", "numba"),
     "tvl1.representation_flow": ("triton", "numba"),
     "costvol.displacement_map": ("numba",),
-    "warp.bilinear": ("triton",),
-    "warp.motion": ("triton",),
-    "warp.difference": ("triton",),
+    "warp.bilinear": ("triton", "numba"),
+    "warp.motion": ("triton", "numba"),
+    "warp.difference": ("triton", "numba"),
     "losses.endpoint_error": ("triton",),
     "tvl1.pyramid_flow": ("numba",),
 }

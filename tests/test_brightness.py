@@ -159,6 +159,17 @@ def test_nan_flow_sends_no_derivative_to_the_flow_or_the_later_frame():
 # gradient
 
 
+def test_impl_torch_is_that_of_the_warp_too():
+    """In float32, for which `auto` takes a fused warp where there is one, without a second derivative."""
+    torch = pytest.importorskip("torch")
+    brightness = importlib.import_module("motionspec.ops.brightness")
+    f0, f1 = torch.randn((2, 1, 2, 4, 5), generator=torch.Generator().manual_seed(0))
+    flow = torch.full((1, 2, 4, 5), 0.25, requires_grad=True)
+    residual, _ = brightness.constancy_residual(f0, f1, flow, impl="torch")
+    (first,) = torch.autograd.grad(residual.square().sum(), flow, create_graph=True)
+    assert torch.autograd.grad(first.sum(), flow)[0].any()
+
+
 def test_gradient_of_a_ramp_is_its_slope_up_to_the_border(brightness):
     y, x = np.mgrid[:5, :6].astype(float)
     fx, fy = brightness.gradient(maps(3 * x + 5 * y + 7, 2 * y))
