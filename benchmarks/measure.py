@@ -21,7 +21,7 @@ PACKAGES = ("motionspec", "torch", "triton", "numba", "numpy", "scipy", "kornia"
 PACKAGES += ("opencv-contrib-python-headless", "spatial-correlation-sampler")
 SECONDS = 0.4  # that each call is given, all its rounds together
 ROUNDS = (5, 100)  # of a call at least and at most
-LONGEST = 10.0  # seconds after which no call gets another round
+LONGEST = 4.0  # seconds after which a slow call gets no other round
 
 Call = Callable[[int], Any]  # of the number of the copy of the inputs
 

@@ -16,7 +16,7 @@ import numpy as np
 import plain
 import torch
 from test_peers import PEERS, asked
-from workloads import Workload
+from workloads import TARGETS, Workload
 
 from motionspec import ops
 from motionspec.fused import FUSED
@@ -103,32 +103,13 @@ def _compiled_flex() -> Callable[..., Any]:
     return torch.compile(flex_attention)
 
 
-# Plain forms by operator; a name that begins with "compiled" is compiled before it is timed.
-PLAIN: dict[str, dict[str, Callable[..., Any]]] = {
-    "off.spatial_gradient": {"depthwise convolutions": plain.depthwise_gradient},
-    "off.features": {"depthwise convolutions": plain.depthwise_features},
-    "off.clip_features": {"depthwise convolutions": plain.depthwise_clip_features},
-    "warp.bilinear": {"grid_sample": plain.grid_sample},
-    "warp.motion": {"grid_sample": plain.grid_sample_motion},
-    "warp.difference": {
-        "grid_sample": plain.grid_sample_difference,
-        "compiled grid_sample": plain.grid_sample_difference,
-    },
-    "losses.endpoint_error": {
-        "norm of difference": plain.norm_of_difference,
-        "compiled norm of difference": plain.norm_of_difference,
-    },
-}
-# Of these the eager operator is compiled too: slices, which inductor fuses.
-COMPILED_EAGER = ("off.features", "off.clip_features")
-ELSEWHERE = {
-    "tvl1.pyramid_flow": [
-        Peer("OpenCV DualTVL1", _tvl1, "cv2", "numpy", False),
-        Peer("scikit-image TV-L1", _skimage_tvl1, "skimage", "numpy", False),
-    ],
-    "costvol.cosine": [Peer("spatial-correlation-sampler", _sampler, "spatial_correlation_sampler")],
-}
-FLEX = Peer("FlexAttention", _flex)
+def _compiled_slices(f1: torch.Tensor, f2: torch.Tensor, n_iter: int) -> torch.Tensor:
+    return plain.representation_flow(f1, f2, n_iter=n_iter, wrap=_compiled_iteration)
+
+
+@functools.cache
+def _compiled_iteration(step: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(step, dynamic=False)
 
 
 def eager(operator: str) -> Callable[..., Any]:
@@ -137,19 +118,55 @@ def eager(operator: str) -> Callable[..., Any]:
     return functools.partial(getattr(getattr(ops, stem), name), impl="torch")
 
 
+# Plain forms by operator.
+PLAIN: dict[str, dict[str, Callable[..., Any]]] = {
+    "off.spatial_gradient": {"depthwise convolutions": plain.depthwise_gradient},
+    "off.features": {"depthwise convolutions": plain.depthwise_features},
+    "off.clip_features": {"depthwise convolutions": plain.depthwise_clip_features},
+    "warp.bilinear": {"grid_sample": plain.grid_sample},
+    "warp.motion": {"grid_sample": plain.grid_sample_motion},
+    "warp.difference": {"grid_sample": plain.grid_sample_difference},
+    "losses.endpoint_error": {"norm of difference": plain.norm_of_difference},
+    "tvl1.representation_flow": {
+        "released layer": plain.released_layer,
+        "slices": plain.representation_flow,
+        "compiled slices": _compiled_slices,  # an iteration at a time: of all at once inductor makes slower code
+    },
+    "costvol.displacement_map": {"loop": plain.displacement_loop},
+}
+# These are compiled whole as well. The operator's eager form of `off` is slices, which inductor fuses.
+COMPILED = {
+    "off.features": {"eager": eager("off.features")},
+    "off.clip_features": {"eager": eager("off.clip_features")},
+    "warp.difference": {"grid_sample": plain.grid_sample_difference},
+    "losses.endpoint_error": {"norm of difference": plain.norm_of_difference},
+    "costvol.displacement_map": {"loop": plain.displacement_loop},
+}
+# inductor takes minutes on two cores.
+CUDA_ONLY = ("compiled loop", "FlexAttention")
+ELSEWHERE = {
+    "tvl1.pyramid_flow": [
+        Peer("OpenCV DualTVL1", _tvl1, "cv2", "numpy", False),
+        Peer("scikit-image TV-L1", _skimage_tvl1, "skimage", "numpy", False),
+    ],
+    "costvol.cosine": [Peer("spatial-correlation-sampler", _sampler, "spatial_correlation_sampler")],
+    "costvol.displacement_map": [Peer("FlexAttention", _flex)],
+}
+
+
 def peers(workload: Workload, device: str) -> list[Peer]:
     """All that compute this workload's operator on this device, installed or not."""
     operator, found = workload.operator, []
-    if operator in FUSED and operator not in NO_EAGER:
+    if operator in {*FUSED, *(target.operator for target in TARGETS)} - NO_EAGER:
         found.append(Peer("eager", eager(operator)))
-    if operator in COMPILED_EAGER:
-        found.append(Peer("compiled eager", eager(operator), compiled=True))
-    for name, function in PLAIN.get(operator, {}).items():
-        found.append(Peer(name, function, compiled=name.startswith("compiled ")))
+    found += [Peer(name, function) for name, function in PLAIN.get(operator, {}).items()]
+    found += [
+        Peer(f"compiled {name}", function, compiled=True) for name, function in COMPILED.get(operator, {}).items()
+    ]
     found += _adapters(workload) + ELSEWHERE.get(operator, [])
-    if operator == "costvol.displacement_map" and device == "cuda":
-        found.append(FLEX)
-    return [peer for peer in found if device == "cpu" or peer.framework == "torch"]
+    if device == "cpu":
+        return [peer for peer in found if peer.name not in CUDA_ONLY]
+    return [peer for peer in found if peer.framework == "torch"]
 
 
 def taken(function: Callable[..., Any], options: Mapping[str, Any]) -> dict[str, Any]:

@@ -165,7 +165,6 @@ def meet(case, peer, ours, calls):
         return said | {"status": "not installed"}
     function, options = peer.function, taken(peer.function, case.workload.options)
     if peer.compiled:
-        torch.compiler.reset()
         function, options = torch.compile(functools.partial(function, **options), dynamic=False), {}
     try:
         call = case.call(function, options, peer.framework)
@@ -190,6 +189,7 @@ def test_time(device, workload, dtype, direction, results, request):
     call = case.call(our(workload.operator), workload.options)
     calls, ours = {"ours": call}, call(0)
     others = [] if alone or workload.sweep else peers(workload, device)
+    torch.compiler.reset()  # or the code of another size would be made more general, and slower
     said = [
         meet(case, peer, ours, calls)
         for peer in others

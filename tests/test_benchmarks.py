@@ -12,10 +12,10 @@ torch = pytest.importorskip("torch")
 import plain  # noqa: E402
 from compare import compared, text  # noqa: E402
 from measure import peak, ratio, slug, spread, times  # noqa: E402
-from peers import FLEX, Peer, judged, peers, taken  # noqa: E402
+from peers import Peer, judged, peers, taken  # noqa: E402
 from report import outcome, report, scaling, slope, slower, targets  # noqa: E402
 from results import SCHEMA, key, save  # noqa: E402
-from workloads import LINEAR, OPERATIONS, SWEEPS, TARGETS, Target, Workload, moved, operations, workloads  # noqa: E402
+from workloads import LINEAR, OPERATIONS, SCALE, SWEEPS, TARGETS, Target, Workload, moved, operations, workloads  # noqa: E402
 
 from motionspec import ops  # noqa: E402
 from motionspec.cli.cases import SeededFill, convert  # noqa: E402
@@ -32,7 +32,7 @@ def inputs(operator):
     """Leaves in float64."""
     row = EQUATIONS[operator]
     sizes = {k: (SMALL | {"T": 3, "S": 2, "K": 5})[k] for k in row.dims}
-    arrays = row.inputs(SeededFill((1,), 1.0, True, "float64"), **sizes)
+    arrays = row.inputs(SeededFill((1,), SCALE.get(operator, 1.0), True, "float64"), **sizes)
     given = convert(arrays, dtype="float64", framework="torch", device="cpu")
     return [t.requires_grad_(n in row.differentiable) for n, t in given.items() if n not in row.keyword]
 
@@ -316,6 +316,9 @@ PLAIN = [
     ("warp.motion", plain.grid_sample_motion, {"outside": "zero"}),
     ("warp.difference", plain.grid_sample_difference, {"outside": "zero"}),
     ("losses.endpoint_error", plain.norm_of_difference, {"reduction": "mean"}),
+    ("costvol.displacement_map", plain.displacement_loop, {"radius": 2, "tau": 0.1}),
+    ("tvl1.representation_flow", plain.released_layer, {"n_iter": 4}),
+    ("tvl1.representation_flow", plain.representation_flow, {"n_iter": 4}),
 ]
 
 
@@ -324,7 +327,8 @@ def test_plain_forms_are_the_operators(operator, function, options):
     found = []
     for one in (function, None):
         given = inputs(operator)
-        outs = called(operator, given, one, **options)
+        scheme = {"scheme": "released"} if operator == "tvl1.representation_flow" and one is None else {}
+        outs = called(operator, given, one, **options, **scheme)
         found.append([*outs, *torch.autograd.grad([out.square().sum() for out in outs], given)])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b)
@@ -355,7 +359,7 @@ def test_peers_are_those_that_agree_in_the_workload_s_variant():
     assert "F.grid_sample" not in names(warp("blend"))  # a known departure
     maps = Workload("costvol.displacement_map", SMALL, {"radius": 5, "tau": 0.2, "border": "zero"}, "a test")
     assert "F.cosine_similarity, kornia's spatial_soft_argmax2d" in names(maps)
-    assert FLEX.name in names(maps, "cuda") and FLEX.name not in names(maps)
+    assert "FlexAttention" in names(maps, "cuda") and "FlexAttention" not in names(maps)
     assert not Peer("x", print, "a_package_that_is_not_there").installed
 
 
