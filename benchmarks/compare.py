@@ -1,15 +1,17 @@
 """Whether this checkout is slower than another commit: `make bench-compare BASE=<commit>`.
 
-Base and head are installed beside each other and timed in turns by the benchmarks of this checkout, each time in a new
-process. Slower means beyond both spreads: of all runs together, head's lower quartile above base's upper one.
+The packages of both are copied beside each other and timed in turns by the benchmarks of this checkout, each time in a
+new process. Slower means beyond both spreads: of all runs together, head's lower quartile above base's upper one.
 """
 
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,11 +49,12 @@ def compared(base: Runs, head: Runs) -> list[tuple[dict[str, Any], float, float,
 
 
 def install(source: Path, name: str) -> Path:
-    """A copy of the package on a path of its own."""
-    target = BUILD / name
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps", "--upgrade"]
-    subprocess.run([*pip, "--target", str(target), str(source)], check=True)
-    return target
+    """A copy of a checkout's package on a path of its own, laid out as its pyproject.toml says."""
+    tables = tomllib.loads((source / "pyproject.toml").read_text(encoding="utf-8"))
+    for package, folder in sorted(tables["tool"]["setuptools"]["package-dir"].items()):
+        target = BUILD / name / package.replace(".", "/")
+        shutil.copytree(source / folder, target, ignore=shutil.ignore_patterns("__pycache__"))
+    return BUILD / name
 
 
 def run(package: Path, folder: Path, only: str) -> dict[str, dict[str, Any]]:
@@ -87,7 +90,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3, help="of each side")
     asked = parser.parse_args()
     tree = BUILD / "tree"
-    subprocess.run(["rm", "-rf", str(BUILD)], check=True)
+    shutil.rmtree(BUILD, ignore_errors=True)
     subprocess.run(["git", "worktree", "prune"], cwd=ROOT, check=True)
     subprocess.run(["git", "worktree", "add", "--quiet", "--detach", str(tree), asked.base], cwd=ROOT, check=True)
     try:

@@ -151,10 +151,13 @@ def processor() -> str:
 
 
 def commit() -> str:
-    """Of the checkout, with a + where files differ from it."""
-    git = ["git", "describe", "--always", "--dirty=+", "--exclude=*"]
-    said = subprocess.run(git, cwd=HERE, capture_output=True, text=True)
-    return said.stdout.strip() or "unknown"
+    """Of the checkout, with a + where files differ from it, results aside."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", *words], cwd=HERE.parent, capture_output=True, text=True, check=True).stdout
+
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    return git("rev-parse", "--short=12", "HEAD").strip() + "+" * bool(changed)
 
 
 def environment(device: str) -> dict[str, Any]:
