@@ -19,15 +19,17 @@ import torch
 HERE = Path(__file__).resolve().parent
 PACKAGES = ("motionspec", "torch", "triton", "numba", "numpy", "scipy", "kornia", "scikit-image", "torchmetrics")
 PACKAGES += ("opencv-contrib-python-headless", "spatial-correlation-sampler")
-SECONDS = 0.4  # that each call is given, all its rounds together
 ROUNDS = (5, 100)  # of a call at least and at most
 LONGEST = 4.0  # seconds after which a slow call gets no other round
 
 Call = Callable[[int], Any]  # of the number of the copy of the inputs
 
 
-def times(calls: Mapping[str, Call], device: str, seconds: float = SECONDS) -> dict[str, list[float]]:
-    """Seconds of each call: in turns, so that what else the machine does falls on all of them."""
+def times(calls: Mapping[str, Call], device: str, seconds: float = 0.3) -> dict[str, list[float]]:
+    """Seconds of each call: in turns, so that what else the machine does falls on all of them.
+
+    Each is given `seconds` for all its rounds together.
+    """
     return {"cpu": _cpu_times, "cuda": _cuda_times}[device](calls, seconds)
 
 

@@ -64,14 +64,15 @@ def frames(H, W):
     return synthetic.Scene([synthetic.Layer(synthetic.waves((H, W), seed=0), motion)], (H, W)).clip()
 
 
-def inputs(workload, dtype):
+@functools.lru_cache(maxsize=1)  # the next row is often the same with backward
+def inputs(operator, sizes, dtype):
     """Arrays by name, in the order of the signature: random, never zeros."""
-    row = EQUATIONS[workload.operator]
-    if row.id == "tvl1.pyramid_flow":
-        clip = frames(workload.sizes["H"], workload.sizes["W"])
+    row, sizes = EQUATIONS[operator], dict(sizes)
+    if operator == "tvl1.pyramid_flow":
+        clip = frames(sizes["H"], sizes["W"])
         return {f"image{t}": clip.frames[None, :, t].round() for t in (0, 1)}
-    fill = SeededFill((0,), SCALE.get(row.id, 1.0), True, dtype)
-    return {name: a for name, a in row.inputs(fill, **workload.sizes).items() if name not in row.keyword}
+    fill = SeededFill((0,), SCALE.get(operator, 1.0), True, dtype)
+    return {name: a for name, a in row.inputs(fill, **sizes).items() if name not in row.keyword}
 
 
 class Case:
@@ -80,7 +81,8 @@ class Case:
     def __init__(self, workload, dtype, device, direction):
         self.workload, self.dtype, self.device = workload, dtype, device
         wanted = EQUATIONS[workload.operator].differentiable if direction == "both" else ()
-        first = convert(inputs(workload, dtype), dtype=dtype, framework="torch", device=device)
+        arrays = inputs(workload.operator, tuple(workload.sizes.items()), dtype)
+        first = convert(arrays, dtype=dtype, framework="torch", device=device)
         self.bytes = sum(t.nbytes for t in first.values())
         # On CUDA the cache is overwritten before each call.
         number = 2 if device == "cuda" else 2 + min(2 * cache(device) // self.bytes, 1000)
@@ -197,7 +199,7 @@ def test_time(device, workload, dtype, direction, results, request):
         if direction == "forward" or (peer.gradient and peer.framework == "torch")
     ]
     highest = peak(lambda: call(0), device)
-    found = times(calls, device, seconds=0.2 if workload.sweep else 0.4)
+    found = times(calls, device, seconds=0.1 if workload.sweep else 0.3)
     for peer in said:
         if peer["status"] == "timed":
             peer["seconds"] = spread(found[peer["name"]])

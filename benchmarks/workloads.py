@@ -174,6 +174,8 @@ OPERATIONS = {
     "costvol.displacement_map": lambda s: (2 * _pixels(s) * _window(s), 6 * _pixels(s) * _window(s)),
     # Of an iteration: 7 for rho and its threshold, 26 for each component; backward repeats it and has twice as many.
     "tvl1.representation_flow": lambda s: (60 * s["n_iter"] * _pixels(s), 180 * s["n_iter"] * _pixels(s)),
+    # By default 5 warps of 30 such iterations on each scale, which has 0.8 of the one before's side.
+    "tvl1.pyramid_flow": lambda s: (round(60 * 5 * 30 * _pixels(s) / (1 - 0.8**2)), 0),
 }
 
 

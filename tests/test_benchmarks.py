@@ -107,6 +107,7 @@ def test_operations_are_those_counted_by_hand():
     # 121 offsets, 64 products and sums each, of 4 x 112 x 112 pixels.
     assert counted["costvol.displacement_map", (4, 64, 112, 112)][0] == 2 * 64 * 121 * 4 * 112 * 112 == 777_125_888
     assert counted["tvl1.representation_flow", (480, 32, 28, 28)][0] == 60 * 20 * 480 * 32 * 784
+    assert counted["tvl1.pyramid_flow", (1, 480, 640)][0] == 60 * 128 * 10**6
     assert counted["losses.endpoint_error", (8, 16, 56, 56)] == (10 * 8 * 16 * 56 * 56, 12 * 8 * 16 * 56 * 56)
     assert counted["metrics.psnr", (8, 3, 256, 448)] is None
 
