@@ -8,6 +8,7 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullLocator
 from report import along, sweeps
 
 HERE = Path(__file__).resolve().parent
@@ -35,6 +36,9 @@ def draw(operator: str, axes: dict[str, dict[str, list[dict[str, Any]]]], where:
         above.set(xscale="log", yscale="log")
         below.set(xscale="log", xlabel={"HW": "pixels of a map"}.get(axis, axis))
         below.set_ylim(bottom=0)
+        ticks = [along(row) for row in directions["forward"]]
+        below.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        below.xaxis.set_minor_locator(NullLocator())
         for panel in (above, below):
             panel.grid(alpha=0.3)
     grid[0, 0].set_ylabel("ms")

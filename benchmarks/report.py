@@ -144,7 +144,9 @@ def report(rows: Sequence[Row]) -> str:
     first = rows[0]
     copied, multiplied = first["bandwidth"] / 1e9, first["rate"] / 1e9
     said = [f"floor, measured in this run: {copied:.3g} GB/s by a copy, {multiplied:.3g} Gop/s by a matrix product"]
-    said += ["", times(row for row in rows if not row["sweep"])]
+    single = [row for row in rows if not row["sweep"]]
+    if single:
+        said += ["", times(single)]
     behind = [
         (*what(row), peer["name"], f"{peer['ratio']['median']:.2f}", f"{peer['ratio']['high']:.2f}")
         for row, peer in slower(rows)
