@@ -2,6 +2,10 @@
 
 import copy
 import json
+import os
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import jsonschema
@@ -10,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import plain  # noqa: E402
-from compare import compared, text  # noqa: E402
+from compare import compared, install, text  # noqa: E402
 from measure import peak, ratio, slug, spread, times  # noqa: E402
 from peers import Peer, judged, peers, taken  # noqa: E402
 from report import outcome, report, scaling, slope, slower, targets  # noqa: E402
@@ -186,12 +190,24 @@ def test_what_is_not_measured_is_skipped_and_says_why():
     assert all(line.endswith("skipped") for line in shown)
 
 
+def test_targets_of_a_gpu_are_skipped_without_one():
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    command = [sys.executable, "-m", "pytest", "benchmarks", "-q", "-rs", "-p", "no:cacheprovider", "-k", "floor"]
+    done = subprocess.run(command, cwd=SCHEMA.parents[1], capture_output=True, text=True)
+    count = sum(target.over == "floor" for target in TARGETS)
+    assert f"SKIPPED [{count}]" in done.stdout and "not measured here: no CUDA device" in done.stdout
+    assert re.search(rf"^{count} skipped, \d+ deselected", done.stdout, re.M), done.stdout
+
+
 def test_a_faster_peer_is_named_beyond_the_spread_alone():
-    def beside(low, median, high):
-        timed = {"name": "p", "status": "timed", "ratio": {"low": low, "median": median, "high": high}}
-        return a_row(peers=[timed, {"name": "q", "status": "not installed"}])
+    def beside(low, median, high, name="p", impl="torch"):
+        timed = {"name": name, "status": "timed", "ratio": {"low": low, "median": median, "high": high}}
+        return a_row(impl=impl, peers=[timed, {"name": "q", "status": "not installed"}])
 
     assert [peer["name"] for _, peer in slower([beside(0.7, 0.8, 0.9)])] == ["p"]
+    assert [peer["name"] for _, peer in slower([beside(0.7, 0.8, 0.9, "eager", "numba")])] == ["eager"]
+    assert slower([beside(0.7, 0.8, 0.9, "eager", "torch")]) == []  # itself
     assert slower([beside(0.9, 0.97, 1.02), a_row(), a_row(peers=[])]) == []
 
 
@@ -232,6 +248,14 @@ def test_slower_is_beyond_both_spreads(base, head, verdict):
     found = compared(base, head)
     assert [line[3] for line in found] == [verdict]
     assert text(found).endswith(verdict)
+
+
+def test_a_copy_of_the_package_is_imported_in_its_place(tmp_path, monkeypatch):
+    monkeypatch.setattr("compare.BUILD", tmp_path)
+    path = install(SCHEMA.parents[1], "head")
+    command = [sys.executable, "-c", "import motionspec.ops, motionspec.cli; print(motionspec.ops.__file__)"]
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": str(path)}, capture_output=True, text=True)
+    assert Path(done.stdout.strip()) == tmp_path / "head" / "motionspec" / "ops" / "__init__.py", done.stderr
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
