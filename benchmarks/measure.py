@@ -68,6 +68,30 @@ def _cuda_times(calls: Mapping[str, Call], seconds: float) -> dict[str, list[flo
     return found
 
 
+class Others:
+    """While it is entered: what share of the machine's cores others took, the hypervisor too; None where unknown."""
+
+    share: float | None = None
+
+    def __enter__(self) -> "Others":
+        self.before = self._taken(), time.perf_counter()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        taken, (before, start) = self._taken(), self.before
+        if taken is not None and before is not None:
+            cores = (os.cpu_count() or 1) * (time.perf_counter() - start)
+            self.share = round(min(max((taken - before) / cores, 0.0), 1.0), 2)
+
+    def _taken(self) -> float | None:
+        """Seconds in which a core was neither idle nor ours."""
+        try:
+            user, nice, system, _, _, irq, soft, steal, *_ = map(int, Path("/proc/stat").read_text().split()[1:11])
+        except (OSError, ValueError):
+            return None
+        return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:2])
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median and quartiles."""
     if len(values) == 1:

@@ -48,7 +48,8 @@ def times(rows: Iterable[Row]) -> str:
         shown = f"-{1 - own['low'] / own['median']:.0%} +{own['high'] / own['median'] - 1:.0%}"
         floor = (seconds(row["floor"]), f"{own['median'] / row['floor']:.3g}", row["bound"])
         lines.append((*what(row), row["impl"], seconds(own["median"]), shown, *floor, megabytes(row["peak"])))
-        under.append(["      " + beside(peer) for peer in row["peers"]])
+        busy = [f"others took {row['others']:.0%} of the cores meanwhile"] if (row["others"] or 0) > 0.05 else []
+        under.append(["      " + said for said in [*map(beside, row["peers"]), *busy]])
     head, rule, *said = table(header, lines, right=("time", "floor", "x floor", "peak MB")).split("\n")
     return "\n".join([head, rule, *itertools.chain(*([line, *p] for line, p in zip(said, under, strict=True)))])
 

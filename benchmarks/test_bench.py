@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from measure import bandwidth, cache, peak, rate, ratio, spread, times
+from measure import Others, bandwidth, cache, peak, rate, ratio, spread, times
 from peers import judged, peers, taken
 from report import outcome, slower
 from workloads import SCALE, TARGETS, moved, operations, workloads
@@ -191,20 +191,25 @@ def test_time(device, workload, dtype, direction, results, request):
     case = Case(workload, dtype, device, direction)
     call = case.call(our(workload.operator), workload.options)
     calls, ours = {"ours": call}, call(0)
-    others = [] if alone or workload.sweep else peers(workload, device)
+    known = [] if alone or workload.sweep else peers(workload, device)
     torch.compiler.reset()  # or the code of another size would be made more general, and slower
     said = [
         meet(case, peer, ours, calls)
-        for peer in others
+        for peer in known
         if direction == "forward" or (peer.gradient and peer.framework == "torch")
     ]
     highest = peak(lambda: call(0), device)
-    found = times(calls, device, seconds=0.1 if workload.sweep else 0.3)
+    with Others() as others:
+        found = times(calls, device, seconds=0.1 if workload.sweep else 0.3)
     for peer in said:
         if peer["status"] == "timed":
             peer["seconds"] = spread(found[peer["name"]])
             peer["ratio"] = ratio(found[peer["name"]], found["ours"])
-    results[device, workload.name, dtype, direction] = case.row(found["ours"]) | {"peak": highest, "peers": said}
+    results[device, workload.name, dtype, direction] = case.row(found["ours"]) | {
+        "others": others.share,
+        "peak": highest,
+        "peers": said,
+    }
 
 
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)

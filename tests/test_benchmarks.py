@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 
 import plain  # noqa: E402
 from compare import compared, install, text  # noqa: E402
-from measure import peak, ratio, slug, spread, times  # noqa: E402
+from measure import Others, peak, ratio, slug, spread, times  # noqa: E402
 from peers import Peer, judged, peers, taken  # noqa: E402
 from report import outcome, report, scaling, slope, slower, targets  # noqa: E402
 from results import SCHEMA, key, save  # noqa: E402
@@ -68,6 +68,7 @@ def a_row(**changes):
         "bound": "bytes",
         "held": 4,
         "made": 6,
+        "others": 0.25,
         "peak": 8,
         "peers": [
             {"name": "absent", "status": "not installed"},
@@ -218,7 +219,7 @@ def test_the_report_leaves_nobody_out():
     shown = report([a_row()])
     assert "absent: not installed" in shown
     assert "eager x 4 (3.5-4.5)" in shown
-    assert "2 s" in shown and "bytes" in shown
+    assert "2 s" in shown and "bytes" in shown and "others took 25% of the cores" in shown
 
 
 def test_slopes_are_exponents():
@@ -316,6 +317,20 @@ def test_calls_take_turns_and_each_gets_inputs_of_its_own():
 
 def test_ratios_are_of_the_same_turn():
     assert ratio([2.0, 6.0], [1.0, 2.0, 99.0]) == {"median": 2.5, "low": 2.25, "high": 2.75, "rounds": 2}
+
+
+def test_others_are_what_is_neither_idle_nor_ours(monkeypatch):
+    stat = iter(["cpu 100 0 100 700 0 0 0 0", "cpu 300 0 200 900 0 50 0 50"])  # 4 s more, of all cores, in hundredths
+    ours = iter([(1.0, 0.5, 0.0), (2.0, 1.5, 0.0)])  # 2 s of them
+    clock = iter([0.0, 2.0])
+    monkeypatch.setattr(Path, "read_text", lambda path: next(stat))
+    monkeypatch.setattr("os.times", lambda: next(ours))
+    monkeypatch.setattr("os.sysconf", lambda name: 100)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    with Others() as others:
+        pass
+    assert others.share == 0.25  # 2 s of 4 cores' 8
 
 
 def test_memory_counts_what_a_call_takes_and_gives_back():
