@@ -92,6 +92,7 @@ class Case:
         if not wanted and device == "cpu":
             arrays = [{k: t.numpy() for k, t in copy.items()} for copy in copies]
             self.arguments["numpy"] = [list(arguments(copy).values()) for copy in arrays]
+        torch.manual_seed(0)
         outputs = as_tuple(our(workload.operator)(*self.arguments["torch"][0], **workload.options))
         self.weights = [[torch.randn_like(out) for out in outputs if out.requires_grad] for _ in copies]
         self.outputs = [out.detach() for out in outputs]  # without what autograd keeps
