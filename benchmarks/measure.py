@@ -150,7 +150,7 @@ def cache(device: str) -> int:
 
 def bandwidth(device: str) -> float:
     """Bytes that a copy reads and writes in a second, of arrays far larger than the cache."""
-    a = torch.rand(max(2**26, 2 * cache(device)), device=device)
+    a = torch.rand(max(2**24, cache(device)), device=device)  # four times the cache, in bytes
     b = torch.empty_like(a)
     spent = times({"copy": lambda turn: b.copy_(a)}, device)["copy"]
     return 2 * a.nbytes / statistics.median(spent)
