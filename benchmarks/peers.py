@@ -64,8 +64,9 @@ def _adapters(workload: Workload) -> list[Peer]:
             continue
         adapter, variant, _, gradient = asked(words)
         function = getattr(adapters, adapter)
-        first = dict(EQUATIONS[equation].variants[0]) | variant
-        if all(k in taken(function, {k: v}) or str(first[k]) == str(v) for k, v in workload.options.items()):
+        told = dict(EQUATIONS[equation].variants[0]) | variant
+        free = taken(function, workload.options).keys() - variant.keys()
+        if all(k in free or str(told.get(k)) == str(v) for k, v in workload.options.items()):
             prefix = adapter.partition("_")[0]
             framework = "torch" if prefix in ("torch", "kornia", "torchmetrics") else "numpy"
             found.append(Peer(peer, function, PACKAGES.get(prefix, prefix), framework, gradient))
