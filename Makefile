@@ -5,12 +5,14 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench resources figures lint mutants test-lowest clean
+.PHONY: help demo test bench bench-compare bench-plots resources figures lint mutants test-lowest clean
 
 help:
 	@echo "make demo         run every operator on a photograph moved by a known flow, write motionspec-demo/report.html"
 	@echo "make test         lint, type check and run all tests"
-	@echo "make bench        time every operator, after checking it"
+	@echo "make bench        time every operator, after checking it, beside floor and peers, write benchmarks/results (ONLY=off)"
+	@echo "make bench-compare BASE=commit   fail if this checkout is slower than that commit (ONLY=off)"
+	@echo "make bench-plots  draw time and fraction of the floor over size from benchmarks/results"
 	@echo "make resources    compile every Triton kernel, no GPU needed, write benchmarks/resources.txt"
 	@echo "make figures      draw docs/figures/*.png again"
 	@echo "make lint         ruff and mypy only"
@@ -36,8 +38,16 @@ test: lint
 	@echo "== Triton kernels in Triton's interpreter"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/test_kernels.py
 
+# ONLY chooses rows, as pytest's -k does: ONLY="tvl1 and forward".
 bench: .venv/.stamp
-	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,iqr,rounds --benchmark-sort=name
+	$(BIN)/python -m pytest benchmarks -v --tb=line --results benchmarks/results $(if $(ONLY),-k '$(ONLY)')
+
+bench-compare: .venv/.stamp
+	@test -n '$(BASE)' || { echo "which commit? make bench-compare BASE=main"; exit 2; }
+	$(BIN)/python benchmarks/compare.py '$(BASE)' $(if $(ONLY),--only '$(ONLY)')
+
+bench-plots: .venv/.stamp
+	$(BIN)/python benchmarks/plots.py
 
 resources: .venv/.stamp
 	$(BIN)/python benchmarks/resources.py

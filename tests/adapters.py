@@ -154,7 +154,7 @@ def opencv_sobel(f, border="DEFAULT", scale=1):
 
     def along(dx, dy):
         rule = getattr(cv2, f"BORDER_{border}")
-        return each_map(lambda c: cv2.Sobel(c, cv2.CV_64F, dx, dy, scale=scale, borderType=rule), f)
+        return each_map(lambda c: cv2.Sobel(c, -1, dx, dy, scale=scale, borderType=rule), f)
 
     return along(1, 0), along(0, 1)
 
@@ -256,8 +256,8 @@ def kornia_soft_argmax(c, tau=0.1):
     return place.sub(c.new_tensor([Q // 2, P // 2])).reshape(N, H, W, 2).movedim(-1, 1)
 
 
-def kornia_displacement_map(f0, f1):
-    return kornia_soft_argmax(torch_cosine_similarity(f0, f1))
+def kornia_displacement_map(f0, f1, radius=1, tau=0.1):
+    return kornia_soft_argmax(torch_cosine_similarity(f0, f1, radius), tau)
 
 
 def torch_argmax(c):

@@ -1,0 +1,41 @@
+"""Options of `pytest benchmarks`, and what is said and kept at its end."""
+
+from pathlib import Path
+
+import pytest
+from report import report, targets
+from results import save
+
+RESULTS = pytest.StashKey[dict]()
+
+
+def pytest_addoption(parser):
+    group = parser.getgroup("motionspec")
+    group.addoption("--results", metavar="FOLDER", type=Path, help="keep what was measured there")
+    group.addoption("--ours", action="store_true", help="only our own times: no peers, no scaling")
+
+
+def pytest_configure(config):
+    config.stash[RESULTS] = {}
+
+
+@pytest.fixture
+def results(request):
+    """What was measured, by device and row."""
+    return request.config.stash[RESULTS]
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    found = config.stash[RESULTS]
+    rows = {device: [row for (where, *_), row in found.items() if where == device] for device in ("cpu", "cuda")}
+    for device in rows:
+        if rows[device]:
+            terminalreporter.section(f"benchmarks on {device}")
+            terminalreporter.write_line(report(rows[device]))
+    if found and not config.getoption("--ours"):
+        terminalreporter.section("targets")
+        terminalreporter.write_line(targets(rows))
+    if config.getoption("--results"):
+        for device in rows:
+            if rows[device]:
+                terminalreporter.write_line(f"written: {save(config.getoption('--results'), device, rows[device])}")
