@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import re
 
 import numpy as np
 import pytest
@@ -438,3 +439,13 @@ def test_soft_displacement_finds_sub_pixel_shifts_better_than_winner_takes_all(c
             errors.append(np.hypot(*np.moveaxis(costvol.soft_displacement(c, tau=tau) - goal, 1, 0)).mean())
     assert np.mean(hard) == pytest.approx(0.47, abs=0.01)
     assert {tau: np.mean(errors) for tau, errors in soft.items()} == pytest.approx(figures, abs=0.01)
+
+
+def test_displacement_map_of_a_radius_that_no_kernel_has():
+    """`impl="auto"` is then eager."""
+    torch = pytest.importorskip("torch")
+    f0, f1 = map(torch.tensor, features())
+    expected = "impl: expected 'auto' or 'torch', because triton lacks radius=(1, 13), above 12, got 'triton'"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        ops().displacement_map(f0, f1, radius=(1, 13), tau=0.1, impl="triton")
+    assert ops().displacement_map(f0, f1, radius=(1, 13), tau=0.1).isfinite().all()
