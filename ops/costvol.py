@@ -5,7 +5,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, odd_window, positive, radii
-from motionspec.ops.checks import tensors
+from motionspec.ops.checks import given, tensors, widened
+from motionspec.ops.support import select
 
 
 def cosine(
@@ -79,8 +80,13 @@ def displacement_map(
     R_h, R_w = radii("costvol.displacement_map", radius)
     positive("costvol.displacement_map", "tau", tau)
     choice("costvol.displacement_map", "border", border, ("zero", "exclude"))
-    a, b = tensors("costvol.displacement_map", impl, f0=(f0, "N C H W"), f1=(f1, "N C H W"))
-    return _expected(_cosine(a, b, R_h, R_w, border), tau).to(f0.dtype)
+    given("costvol.displacement_map", impl, f0=(f0, "N C H W"), f1=(f1, "N C H W"))
+    large = f"radius={radius!r}, above 12" if max(R_h, R_w) > 12 else None
+    if select("costvol.displacement_map", impl, f0, large) == "triton":
+        from motionspec.ops import costvol_triton
+
+        return costvol_triton.displacement_map(f0, f1, R_h, R_w, tau, border == "exclude")[0]
+    return _expected(_cosine(widened(f0), widened(f1), R_h, R_w, border), tau).to(f0.dtype)
 
 
 def _volume(operator: str, impl: str, c: Tensor) -> list[Tensor]:

@@ -5,4 +5,5 @@ FUSED: dict[str, tuple[str, ...]] = {
     "off.features": ("triton",),
     "off.clip_features": ("triton",),
     "losses.endpoint_error": ("triton",),
+    "costvol.displacement_map": ("triton",),
 }
