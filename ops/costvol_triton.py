@@ -293,8 +293,9 @@ def _constants(f: Tensor) -> dict[str, Any]:
 def _window(f: Tensor, R_h: int, R_w: int) -> dict[str, Any]:
     """Constants of a program: a tile is as large as its registers allow."""
     reach = triton.next_power_of_2(_COLUMNS + 2 * R_w)
-    few = f.dtype in (torch.bfloat16, torch.float16) and f.shape[1] <= _HALF[0] and reach <= 32
-    tile = {"ROWS": 4 if reach <= 32 else 2, "COLUMNS": _COLUMNS, "REACH": reach, "num_warps": 4 if few else 8}
+    roomy = f.dtype in (torch.bfloat16, torch.float16) and reach <= 32
+    warps = 4 if roomy and f.shape[1] <= _HALF[0] else 8
+    tile = {"ROWS": 4 if roomy else 2, "COLUMNS": _COLUMNS, "REACH": reach, "num_warps": warps}
     return _constants(f) | {"R_h": R_h, "R_w": R_w, "num_stages": 1} | tile
 
 
