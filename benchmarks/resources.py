@@ -26,7 +26,7 @@ CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
 # Compute capability: A100; H100 and H200; B200. Bytes of shared memory that a program may have there.
 SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 REGISTERS = 255
-HEADER = ("kernel", "sm", "types", "constants", "warps", "registers", "local", "shared", "to bf16")
+HEADER = ("kernel", "sm", "types", "constants", "warps", "registers", "local", "shared", "to bf16", "tensor cores")
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
 TYPES |= {torch.int64: "i64", torch.int32: "i32", torch.bool: "i1"}
 
@@ -49,6 +49,9 @@ def workloads(dtype: torch.dtype) -> None:
                 for reduction in ("sum", "mean"):
                     options = {"mask": mask, "reduction": reduction, "impl": "triton"}
                     ops.losses.endpoint_error(flow, flow.detach(), **options).backward()
+    for border, radius, channels in (("zero", 5, 64), ("exclude", 12, 100)):
+        f = torch.zeros((2, 2, channels, 28, 28), dtype=dtype, requires_grad=True)
+        ops.costvol.displacement_map(f[0], f[1], radius=radius, tau=0.1, border=border, impl="triton").sum().backward()
 
 
 def launches() -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
@@ -76,8 +79,9 @@ def source(kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -
             signature[parameter.name], fixed[(i,)] = "constexpr", value
             continue
         tensor = isinstance(value, torch.Tensor)
-        signature[parameter.name] = f"*{TYPES[value.dtype]}" if tensor else "i32" if value < 2**31 else "i64"
-        if (value.data_ptr() if tensor else value) % 16 == 0:
+        number = "fp32" if isinstance(value, float) else "i32" if tensor or value < 2**31 else "i64"
+        signature[parameter.name] = f"*{TYPES[value.dtype]}" if tensor else number
+        if number != "fp32" and (value.data_ptr() if tensor else value) % 16 == 0:
             attributes[(i,)] = [["tt.divisibility", 16]]
     return ASTSource(kernel, signature, fixed, attributes)
 
@@ -97,7 +101,7 @@ def rows() -> Iterator[tuple[str, ...]]:
     seen = set()
     for kernel, arguments, constants in launches():
         made = source(kernel, arguments, constants)
-        warps = constants["num_warps"]
+        options = {name: constants[name] for name in ("num_warps", "num_stages") if name in constants}
         name = f"{kernel.__module__.removeprefix('motionspec.ops.')}.{kernel.__name__.lstrip('_')}"
         types = " ".join(dict.fromkeys(t for t in made.signature.values() if t.startswith("*")))
         said = {kernel.params[i].name: value for (i,), value in made.constants.items()}
@@ -106,16 +110,25 @@ def rows() -> Iterator[tuple[str, ...]]:
             if (key := (name, types, shown, capability)) in seen:
                 continue
             seen.add(key)
-            compiled = triton.compile(made, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+            compiled = triton.compile(made, target=GPUTarget("cuda", capability, 32), options=options)
             registers, local, static = usage(compiled.asm["cubin"])
             shared = max(static, compiled.metadata.shared)
             rounding = "-".join(sorted(set(re.findall(r"cvt\.(\w+)\.bf16(?:x2)?\.f32", compiled.asm["ptx"])))) or "-"
-            yield name, str(capability), types, shown, *map(str, (warps, registers, local, shared)), rounding
+            yield (
+                name,
+                str(capability),
+                types,
+                shown,
+                *map(str, (options["num_warps"], registers, local, shared)),
+                rounding,
+            )
 
 
 def page(found: Sequence[tuple[str, ...]]) -> str:
     """The table, under the version that made it."""
-    says = "local: bytes spilled by a thread; shared: bytes of a program; to bf16: how a float32 is rounded"
+    says = (
+        "local: bytes spilled by a thread; shared: bytes of a program; to bf16: how a float32 is rounded; instructions"
+    )
     right = ("sm", "warps", "registers", "local", "shared")
     return f"triton {triton.__version__}; {says}\n\n{table(HEADER, sorted(found), right)}\n"
 

@@ -81,12 +81,17 @@ def displacement_map(
     positive("costvol.displacement_map", "tau", tau)
     choice("costvol.displacement_map", "border", border, ("zero", "exclude"))
     given("costvol.displacement_map", impl, f0=(f0, "N C H W"), f1=(f1, "N C H W"))
-    if select("costvol.displacement_map", impl, f0) == "numba":
+    large = f"radius={radius!r}, above 12" if max(R_h, R_w) > 12 else None
+    chosen = select("costvol.displacement_map", impl, f0, triton=large)
+    if chosen == "triton":
+        from motionspec.ops import costvol_triton
+
+        return costvol_triton.displacement_map(f0, f1, R_h, R_w, tau, border == "exclude")[0]
+    if chosen == "numba":
         from motionspec.ops import costvol_numba
 
         return costvol_numba.displacement_map(f0, f1, R_h, R_w, float(tau), border == "exclude")
-    a, b = widened(f0), widened(f1)
-    return _expected(_cosine(a, b, R_h, R_w, border), tau).to(f0.dtype)
+    return _expected(_cosine(widened(f0), widened(f1), R_h, R_w, border), tau).to(f0.dtype)
 
 
 def _volume(operator: str, impl: str, c: Tensor) -> list[Tensor]:

@@ -21,20 +21,20 @@ _INSTALLED = {package: importlib.util.find_spec(package) is not None for package
 _INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def select(operator: str, impl: str, first: Tensor, unsupported: str | None = None) -> str:
+def select(operator: str, impl: str, first: Tensor, **unsupported: str | None) -> str:
     """The implementation that `impl` asks for: "torch", or a name from `FUSED`.
 
-    `unsupported` names what of the arguments no fused implementation of this operator can do: "scheme='paper'".
+    `unsupported` says of a fused implementation what of the arguments it cannot do: `triton="scheme='paper'"`.
     Raises ValueError for an `impl` that the operator does not have, and for one by name that cannot do what is asked.
     """
     choice(operator, "impl", impl, ("auto", "torch", *FUSED.get(operator, ())))
     if impl == "auto" and torch.compiler.is_exporting():
         return "torch"  # a saved program, or ONNX, knows nothing of our kernels
     if impl == "auto":
-        able = (name for name in FUSED.get(operator, ()) if unsupported is None and not _lacks(name, first, True))
+        able = (name for name in FUSED.get(operator, ()) if not (unsupported.get(name) or _lacks(name, first, True)))
         return next(able, "torch")
     if impl != "torch":
-        reason = unsupported or _lacks(impl, first, False)
+        reason = unsupported.get(impl) or _lacks(impl, first, False)
         if reason:
             raise ValueError(message(operator, "impl", f"'auto' or 'torch', because {impl} lacks {reason}", repr(impl)))
     return impl

@@ -282,10 +282,8 @@ def representation_flow(
     t, la, th = number(name, "tau", tau, f1), number(name, "lam", lam, f1), number(name, "theta", theta, f1)
     r, lt = t / th, la * th
     released = scheme == "released"
-    eager_only = (
-        ["scheme='paper'"] if scheme == "paper" else [k for k in ("image_kernel", "flow_kernel") if k in arrays]
-    )
-    chosen = select(name, impl, f1, unsupported=eager_only[0] if eager_only else None)
+    eager = ["scheme='paper'"] * (scheme == "paper") + [k for k in ("image_kernel", "flow_kernel") if k in arrays]
+    chosen = select(name, impl, f1, **dict.fromkeys(("triton", "numba"), ", ".join(eager)))
     if chosen == "numba":
         from motionspec.ops import tvl1_numba
 

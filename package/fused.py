@@ -5,10 +5,10 @@ FUSED: dict[str, tuple[str, ...]] = {
     "off.features": ("triton", "numba"),
     "off.clip_features": ("triton", "numba"),
     "tvl1.representation_flow": ("triton", "numba"),
-    "costvol.displacement_map": ("numba",),
+    "tvl1.pyramid_flow": ("numba",),
+    "costvol.displacement_map": ("triton", "numba"),
     "warp.bilinear": ("triton", "numba"),
     "warp.motion": ("triton", "numba"),
     "warp.difference": ("triton", "numba"),
     "losses.endpoint_error": ("triton",),
-    "tvl1.pyramid_flow": ("numba",),
 }

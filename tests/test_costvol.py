@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import re
 
 import numpy as np
 import pytest
@@ -501,3 +502,13 @@ def test_displacement_map_by_numba_in_float32_at_temperatures_far_apart(tau):
     got = ops().displacement_map(f0.float(), f1.float(), radius=3, tau=tau, impl="numba")
     # Scores are right to some units in the last place of 1, weights to those over tau.
     torch.testing.assert_close(got.double(), want, rtol=0, atol=1e-5 + 2e-6 / tau)
+
+
+def test_displacement_map_of_a_radius_that_no_kernel_has():
+    """`impl="auto"` is then eager."""
+    torch = pytest.importorskip("torch")
+    f0, f1 = map(torch.tensor, features())
+    expected = "impl: expected 'auto' or 'torch', because triton lacks radius=(1, 13), above 12, got 'triton'"
+    with pytest.raises(ValueError, match=re.escape(expected)):
+        ops().displacement_map(f0, f1, radius=(1, 13), tau=0.1, impl="triton")
+    assert ops().displacement_map(f0, f1, radius=(1, 13), tau=0.1).isfinite().all()

@@ -27,6 +27,7 @@ from motionspec.cli.compare import as_outputs  # noqa: E402
 from motionspec.cli.runner import Runner  # noqa: E402
 from motionspec.cli.text import report  # noqa: E402
 from motionspec.fused import FUSED  # noqa: E402
+from motionspec.ops import costvol  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
 # What stays eager: arguments, and variants that have such a value.
@@ -88,6 +89,17 @@ if IMPL == "triton":
             return convert(data, source, target, mode)
 
         monkeypatch.setattr(interpreter, "_convert_float", nearest)
+
+    @pytest.fixture(autouse=True)
+    def bfloat16_in_products(monkeypatch):
+        """The interpreter's `tl.dot` multiplies the bits of bfloat16 as if they were whole numbers."""
+        dot = interpreter.InterpreterBuilder.create_dot
+
+        def widened(self, a, b, *others):
+            a, b = (self.cast_impl(x, tl.float32) if x.dtype.scalar == tl.bfloat16 else x for x in (a, b))
+            return dot(self, a, b, *others)
+
+        monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", widened)
 
     @pytest.fixture(autouse=True)
     def launched(monkeypatch):
@@ -378,3 +390,113 @@ def test_representation_flow_in_any_number_of_iterations(H, W, n_iter, scheme):
         return
     for a, b in zip(found, gradients(operator(row), row, variant, arrays), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+# Displacement map
+
+each_border = pytest.mark.parametrize("border", ["zero", "exclude"])
+
+
+def features(*shape, dtype=torch.float64, seed=0):
+    """(f0, f1), with gradients."""
+    f = torch.randn((2, *shape), generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+    return [t.clone().requires_grad_() for t in f]
+
+
+def map_and_gradients(f0, f1, impl=IMPL, **options):
+    flow = costvol.displacement_map(f0, f1, impl=impl, **options)
+    weights = torch.randn(flow.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(flow.dtype)
+    return [flow, *torch.autograd.grad(flow, (f0, f1), weights)]
+
+
+def assert_as_eager(f0, f1, **options):
+    pairs = zip(*(map_and_gradients(f0, f1, impl, **options) for impl in (IMPL, "torch")), strict=True)
+    for got, want in pairs:
+        torch.testing.assert_close(got, want, rtol=1e-11, atol=1e-11)
+
+
+@each_border
+@pytest.mark.parametrize(
+    "shape, radius",
+    [
+        ((1, 1, 3, 5), 12),  # the window is larger than the map
+        ((1, 3, 4, 17), (12, 0)),
+        ((1, 65, 5, 16), (1, 8)),  # a channel more than a block, a row more than a tile
+        ((1, 130, 2, 18), (0, 9)),  # three blocks
+        ((2, 16, 1, 33), (3, 12)),
+        ((1, 2, 9, 3), 0),
+    ],
+)
+def test_displacement_map_of_any_size(shape, radius, border):
+    assert_as_eager(*features(*shape), radius=radius, tau=0.1, border=border)
+
+
+@each_border
+def test_displacement_map_of_ties_and_vectors_of_0(border):
+    f0, f1 = features(1, 3, 5, 18)
+    with torch.no_grad():
+        f1[..., 4:] = f0[..., 4:] = 1
+        f0[..., 2, 3] = f0[..., 0, 0] = f1[..., 3, 3] = f1[..., 4, 17] = 0
+    assert_as_eager(f0, f1, radius=2, tau=0.1, border=border)
+    _, g0, g1 = map_and_gradients(f0, f1, radius=2, tau=0.1, border=border)
+    assert (g0[..., 2, 3] == 0).all() and (g1[..., 3, 3] == 0).all() and g0.any() and g1.any()
+
+
+@each_border
+@pytest.mark.parametrize("tau", [1e-30, 1e-6, 1e-2, 1e6, 1e300])
+def test_displacement_map_at_any_temperature(tau, border):
+    """Down to a hard maximum, up to the mean of all offsets; in float32 too, beyond its range."""
+    f0, f1 = features(1, 3, 5, 18)
+    assert_as_eager(f0, f1, radius=2, tau=tau, border=border)
+    want = costvol.displacement_map(f0, f1, radius=2, tau=tau, border=border)
+    got = map_and_gradients(
+        f0.detach().float().requires_grad_(), f1.detach().float().requires_grad_(), radius=2, tau=tau, border=border
+    )
+    torch.testing.assert_close(got[0].double(), want, rtol=0, atol=1e-7 / min(tau, 1) if tau > 1e-3 else 1e-3)
+    assert all(g.isfinite().all() for g in got)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_displacement_map_does_not_see_the_length_of_a_vector(dtype):
+    """From the smallest to the largest that the type has; a gradient is as much larger as a vector is smaller."""
+    f0, f1 = features(1, 5, 5, 18, dtype=dtype)
+    with torch.no_grad():
+        for f in (f0, f1):
+            f.copy_((f * 8).round() / 8)  # some bits, so that none is lost
+    most = {torch.float64: 1000, torch.float32: 120, torch.bfloat16: 120, torch.float16: 9}[dtype]
+    power = torch.linspace(-most, most, 90).round().view(5, 18)
+    lengths = [torch.exp2(p.double()) for p in (power, power.flip(0, 1))]
+    far = [(f.detach().double() * s).to(dtype).requires_grad_() for f, s in zip((f0, f1), lengths, strict=True)]
+    want = map_and_gradients(f0, f1, radius=2, tau=0.1)
+    got = map_and_gradients(*far, radius=2, tau=0.1)
+    assert torch.equal(got[0], want[0])
+    for g, w, s in zip(got[1:], want[1:], lengths, strict=True):
+        # What the type can hold of it; float16 rounds what lies below its normal range.
+        expected = (w.double() / s).to(dtype)
+        torch.testing.assert_close(
+            g, expected, rtol=0 if dtype != torch.float16 else 2**-9, atol=2**-23 if dtype == torch.float16 else 0
+        )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_displacement_map_of_many_channels_is_as_exact_as_float32(dtype):
+    """Matrix products of the half types have no more error than one rounding at the end."""
+    f0, f1 = features(1, 70, 6, 18, dtype=getattr(torch, dtype))
+    row, options = EQUATIONS["costvol.displacement_map"], {"radius": 2, "tau": 0.1, "border": "zero"}
+    got = map_and_gradients(f0, f1, **options)
+    want = map_and_gradients(*(f.detach().double().requires_grad_() for f in (f0, f1)), impl="torch", **options)
+    assert_agrees(row, got[0], [want[0].detach().numpy()], dtype)
+    relative = {"float32": 1e-5, "bfloat16": 2**-8, "float16": 2**-10}[dtype]
+    weights = [g.double() for g in got[1:]]
+    for g, w in zip(weights, want[1:], strict=True):
+        torch.testing.assert_close(g, w, rtol=relative, atol=2e-6)
+
+
+def test_displacement_map_of_one_gradient_alone():
+    f0, f1 = features(1, 3, 5, 6)
+    _, g0, g1 = map_and_gradients(f0, f1, radius=1, tau=0.1)
+    for n, want in enumerate((g0, g1)):
+        f = [t.detach().requires_grad_(k == n) for k, t in enumerate((f0, f1))]
+        flow = costvol.displacement_map(*f, radius=1, tau=0.1, impl=IMPL)
+        weights = torch.randn(flow.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        assert torch.equal(torch.autograd.grad(flow, f[n], weights)[0], want)

@@ -23,7 +23,8 @@ def test_auto_takes_the_first_that_can(table):
     assert select("stem.fast", "auto", F32) == "numba"
     assert select("stem.fast", "auto", F32.to(torch.bfloat16)) == "numba"
     assert select("stem.fast", "auto", F64) == "torch"
-    assert select("stem.fast", "auto", F32, "scheme='paper'") == "torch"
+    assert select("stem.fast", "auto", F32, numba="scheme='paper'") == "torch"
+    assert select("stem.fast", "auto", F32, triton="scheme='paper'") == "numba"
     assert select("stem.fast", "auto", F32.to("meta")) == "torch"
     assert select("stem.plain", "auto", F32) == "torch"
     table.setitem(support._INSTALLED, "numba", False)
@@ -41,7 +42,7 @@ def test_a_name_is_obeyed_or_refused(table):
         with pytest.raises(ValueError, match=rf"^stem.fast: impl: expected 'auto' or 'torch', because {reason}, got"):
             select("stem.fast", impl, first)
     with pytest.raises(ValueError, match="because numba lacks scheme='paper', got 'numba'"):
-        select("stem.fast", "numba", F32, "scheme='paper'")
+        select("stem.fast", "numba", F32, numba="scheme='paper'")
     table.setitem(support._INSTALLED, "numba", False)
     with pytest.raises(ValueError, match="because numba lacks its package: pip install numba"):
         select("stem.fast", "numba", F32)
