@@ -159,7 +159,7 @@ def _forward(
         counts = near & (tl.abs(dv) <= R_h)[:, None]
         if EXCLUDE:
             counts = counts & inside[None, :]
-        exponent = tl.where(counts, score * inverse0[:, None] * inverse1[None, :] * rate, float("-inf"))
+        exponent = tl.where(counts, score * (inverse0[:, None] * inverse1[None, :]) * rate, float("-inf"))
         before = most
         most = tl.maximum(before, tl.max(exponent, 1))
         weight = tl.exp2(exponent - most[:, None])
@@ -258,7 +258,8 @@ def _backward(
             most, u, v, grad_u, grad_v = _softmax(state, grad, at, inside, rate, H, W, WIDE)
             most, u, v, grad_u, grad_v = most[None, :], u[None, :], v[None, :], grad_u[None, :], grad_v[None, :]
         score *= inverse[:, None] * other_inverse[None, :]
-        weight = tl.exp2(tl.where(counts, score * rate - most, float("-inf")))
+        # At a low temperature the rounding of a score, which may differ from the forward kernel's, is many exponents.
+        weight = tl.exp2(tl.where(counts, tl.minimum(score * rate - most, 0.0), float("-inf")))
         weight *= grad_u * (du.to(WIDE) - u) + grad_v * (dv[:, None].to(WIDE) - v)
         weight = tl.where(counts, weight, 0.0)  # NaN of other windows
         along += tl.sum(weight * score, 1)
