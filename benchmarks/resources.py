@@ -38,6 +38,11 @@ def workloads(dtype: torch.dtype) -> None:
     for kernel in ("paper", "sobel"):
         ops.off.clip_features(clip, kernel, impl="triton").sum().backward()
         ops.off.features(clip[:, :, 0], clip[:, :, 1], kernel, impl="triton").sum().backward()
+    for size in (28, 56):  # a map fits a window, or takes four
+        maps = torch.zeros((2, 8, size, size), dtype=dtype, requires_grad=True)
+        for scheme in ("classic", "released"):
+            options = {"n_iter": 20, "scheme": scheme, "impl": "triton"}
+            ops.tvl1.representation_flow(maps, maps.detach(), **options).sum().backward()
     for blocks in (1, 2**14):  # few, as for flows of many pixels: several to a program
         with mock.patch("motionspec.ops.losses_triton._BLOCKS", blocks):
             for mask in (None, torch.ones((2, 1, 56, 56), dtype=torch.bool)):
