@@ -38,11 +38,10 @@ def workloads(dtype: torch.dtype) -> None:
     for kernel in ("paper", "sobel"):
         ops.off.clip_features(clip, kernel, impl="triton").sum().backward()
         ops.off.features(clip[:, :, 0], clip[:, :, 1], kernel, impl="triton").sum().backward()
-    for size in (28, 56):  # a map fits a window, or takes four
-        maps = torch.zeros((2, 8, size, size), dtype=dtype, requires_grad=True)
-        for scheme in ("classic", "released"):
-            options = {"n_iter": 20, "scheme": scheme, "impl": "triton"}
-            ops.tvl1.representation_flow(maps, maps.detach(), **options).sum().backward()
+    for size, scheme in ((28, "classic"), (28, "released"), (56, "released")):  # a map is one window, or four
+        if dtype == torch.float32 or scheme == "classic":  # a type changes no more than loads and stores
+            maps = torch.zeros((2, 8, size, size), dtype=dtype, requires_grad=True)
+            ops.tvl1.representation_flow(maps, maps.detach(), n_iter=20, scheme=scheme, impl="triton").sum().backward()
     for blocks in (1, 2**14):  # few, as for flows of many pixels: several to a program
         with mock.patch("motionspec.ops.losses_triton._BLOCKS", blocks):
             for mask in (None, torch.ones((2, 1, 56, 56), dtype=torch.bool)):
@@ -97,7 +96,7 @@ def rows() -> Iterator[tuple[str, ...]]:
     seen = set()
     for kernel, arguments, constants in launches():
         made = source(kernel, arguments, constants)
-        warps = constants["num_warps"]
+        options = {key: constants[key] for key in ("num_warps", "maxnreg") if key in constants}
         name = f"{kernel.__module__.removeprefix('motionspec.ops.')}.{kernel.__name__.lstrip('_')}"
         types = " ".join(dict.fromkeys(t for t in made.signature.values() if t.startswith("*")))
         said = {kernel.params[i].name: value for (i,), value in made.constants.items()}
@@ -106,11 +105,18 @@ def rows() -> Iterator[tuple[str, ...]]:
             if (key := (name, types, shown, capability)) in seen:
                 continue
             seen.add(key)
-            compiled = triton.compile(made, target=GPUTarget("cuda", capability, 32), options={"num_warps": warps})
+            compiled = triton.compile(made, target=GPUTarget("cuda", capability, 32), options=options)
             registers, local, static = usage(compiled.asm["cubin"])
             shared = max(static, compiled.metadata.shared)
             rounding = "-".join(sorted(set(re.findall(r"cvt\.(\w+)\.bf16(?:x2)?\.f32", compiled.asm["ptx"])))) or "-"
-            yield name, str(capability), types, shown, *map(str, (warps, registers, local, shared)), rounding
+            yield (
+                name,
+                str(capability),
+                types,
+                shown,
+                *map(str, (options["num_warps"], registers, local, shared)),
+                rounding,
+            )
 
 
 def page(found: Sequence[tuple[str, ...]]) -> str:

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from motionspec.ops.support import no_second_derivative
 
-_CELLS, _WARPS = 1024, 8  # of a window. What they cost in registers: `benchmarks/resources.txt`.
+_CELLS, _WARPS = 1024, 16  # of a window. What they cost in registers: `benchmarks/resources.txt`.
 _FIELDS = tl.constexpr(6)  # of a state: ux, uy, and the dual fields of ux, then of uy, x and y
 # Of maps larger than a window: iterations of a pass; of a pass back, whose windows overlap by 2 k - 1 cells each.
 _PASS, _PASS_BACK = 4, 2
@@ -31,9 +31,9 @@ _PROGRAMS = 1024  # at most so many go back, each with scratch of its own
 
 
 @triton.jit
-def _window(item, maps, C, H, W, across, down, stack, halo, COLUMNS: tl.constexpr, CELLS: tl.constexpr):
-    """Where its cells lie in maps (N, C, H, W) and in flows (N, 2, C, H, W), in 64 bits; which exist; which belong to
-    this window alone; and its edges: which have a cell to the right, below, to the left and above, and where in the
+def _window(item, maps, H, W, across, down, stack, halo, COLUMNS: tl.constexpr, CELLS: tl.constexpr):
+    """Where it begins in maps (N, C, H, W), in 64 bits, and where its cells lie from there; which exist; which belong
+    to this window alone; and its edges: which have a cell to the right, below, to the left and above, and where in the
     window that is (at its ends another, of which the edge of the map or another window takes care).
     """
     i = tl.arange(0, CELLS)
@@ -41,23 +41,30 @@ def _window(item, maps, C, H, W, across, down, stack, halo, COLUMNS: tl.constexp
     rows: tl.constexpr = CELLS // COLUMNS
     left = item % across * (COLUMNS - 2 * halo)
     top = item // across % down * (rows - 2 * halo)
+    first = tl.cast(item // across // down, tl.int64) * stack
     x, y = left + column, top + row % H
-    m = tl.cast(item // across // down, tl.int64) * stack + row // H
-    at, flow_at = (m * H + y) * W + x, ((m // C * 2 * C + m % C) * H + y) * W + x
-    inside = (row // H < stack) & (m < maps) & (y < H) & (x < W)
+    inside = (row // H < tl.minimum(stack, maps - first)) & (y < H) & (x < W)
     owned = ((column >= halo) | (left == 0)) & ((column + halo < COLUMNS) | (left + COLUMNS >= W))
     owned = owned & ((row >= halo) | (top == 0)) & ((row + halo < rows) | (top + rows >= H))
     beside, below = tl.minimum(i + 1, CELLS - 1), tl.minimum(i + COLUMNS, CELLS - 1)
     before, above = tl.maximum(i - 1, 0), tl.maximum(i - COLUMNS, 0)
     edges = (x < W - 1, y < H - 1, x > 0, y > 0, beside, below, before, above)
-    return at, flow_at, inside, inside & owned, edges
+    return (first * H + top) * W + left, row * W + column, inside, inside & owned, edges
 
 
 @triton.jit
-def _read(pointer, plane, at, mask):
-    """The fields of a state."""
+def _in_flow(item, base, at, C, H, W, across, down, stack, COLUMNS: tl.constexpr, CELLS: tl.constexpr):
+    """Where the x components of the cells of a window lie in flows (N, 2, C, H, W), and how far on the y components."""
+    first, plane = tl.cast(item // across // down, tl.int64) * stack, tl.cast(C, tl.int64) * H * W
+    sample = first // C + (first % C + tl.arange(0, CELLS) // COLUMNS // H) // C
+    return base + at + sample * plane, plane
+
+
+@triton.jit
+def _read(pointer, plane, at, mask, COUNT: tl.constexpr = _FIELDS):
+    """The fields of a state, or the first of them."""
     state = ()
-    for i in tl.static_range(_FIELDS):
+    for i in tl.static_range(COUNT):
         state = state + (tl.load(pointer + i * plane + at, mask=mask, other=0),)
     return state
 
@@ -72,7 +79,7 @@ def _write(pointer, plane, at, mask, state):
 def _image_gradient(f1, f2, at, here, W, edges, WIDE: tl.constexpr, RELEASED: tl.constexpr):
     """Differences first: what is equal leaves exactly 0."""
     right, down, left, up, _, _, _, _ = edges
-    e, w, s, n = at + right, at - left, at + down.to(tl.int64) * W, at - up.to(tl.int64) * W
+    e, w, s, n = at + right, at - left, at + down * W, at - up * W
     if RELEASED:
         inner_x, inner_y = right & left & here, down & up & here
         outer_x, outer_y = here & (inner_x == 0), here & (inner_y == 0)
@@ -168,12 +175,11 @@ def _forward(
     WIDE: tl.constexpr, RELEASED: tl.constexpr, COLUMNS: tl.constexpr, CELLS: tl.constexpr,
 ):  # fmt: skip
     """Iterations first to last of one window. Every so many its state goes to one of the slots; after all the flow."""
-    at, flow_at, inside, owned, edges = _window(
-        tl.program_id(0), maps, C, H, W, across, down, stack, halo, COLUMNS, CELLS
-    )
-    w = _numbers(numbers)
-    constants = _constants(f1, f2, at, inside, W, edges, w[5], WIDE, RELEASED)
+    item, w = tl.program_id(0), _numbers(numbers)
+    base, at, inside, owned, edges = _window(item, maps, H, W, across, down, stack, halo, COLUMNS, CELLS)
+    constants = _constants(f1 + base, f2 + base, at, inside, W, edges, w[5], WIDE, RELEASED)
     plane = tl.cast(maps, tl.int64) * H * W
+    states += base
     start = states + (first // every + slots - 1) % slots * _FIELDS * plane
     state = _read(start, plane, at, inside & (first > 0))
     for segment in range(first // every, tl.cdiv(last, every)):
@@ -182,8 +188,9 @@ def _forward(
         if segment * every + every < n:
             _write(states + segment % slots * _FIELDS * plane, plane, at, owned, state)
     if last == n:
-        tl.store(flow + flow_at, state[0], mask=owned)
-        tl.store(flow + (flow_at + tl.cast(C, tl.int64) * H * W), state[1], mask=owned)
+        spot, beside = _in_flow(item, base, at, C, H, W, across, down, stack, COLUMNS, CELLS)
+        tl.store(flow + spot, state[0], mask=owned)
+        tl.store(flow + (spot + beside), state[1], mask=owned)
 
 
 @triton.jit
@@ -232,10 +239,10 @@ def _add(target, added, mask, first):
 @triton.jit
 def _backward(
     f1, f2, numbers, states, scratch, by_flow, bars_in, bars_out, by_frames, sums,
-    items, maps, C, H, W, across, down, stack, halo, low, high, segments, n, every,
+    items, maps, C, H, W, across, down, stack, halo, high, segments, n, every,
     WHOLE: tl.constexpr, WIDE: tl.constexpr, RELEASED: tl.constexpr, COLUMNS: tl.constexpr, CELLS: tl.constexpr,
 ):  # fmt: skip
-    """Back from the end of segment `high` of `every` iterations to the start of segment `low`, window after window.
+    """Back from the end of segment `high` - 1, of `every` iterations, through it or, if maps are whole, through all.
 
     Whole maps make the states that segments start with themselves and keep them in the scratch buffer; of parts of maps
     they are given, and so are the derivatives by the state at the end; those by the state at the start go out.
@@ -248,11 +255,12 @@ def _backward(
     starts = kept + every * size
     zero = tl.zeros((CELLS,), WIDE)
     for item in range(tl.program_id(0), items, tl.num_programs(0)):
-        at, flow_at, inside, owned, edges = _window(item, maps, C, H, W, across, down, stack, halo, COLUMNS, CELLS)
-        constants = _constants(f1, f2, at, inside, W, edges, w[5], WIDE, RELEASED)
+        base, at, inside, owned, edges = _window(item, maps, H, W, across, down, stack, halo, COLUMNS, CELLS)
+        constants = _constants(f1 + base, f2 + base, at, inside, W, edges, w[5], WIDE, RELEASED)
         if WHOLE:
-            bx = tl.load(by_flow + flow_at, mask=inside, other=0).to(WIDE)
-            by = tl.load(by_flow + (flow_at + tl.cast(C, tl.int64) * H * W), mask=inside, other=0).to(WIDE)
+            given, beside = _in_flow(item, base, at, C, H, W, across, down, stack, COLUMNS, CELLS)
+            bx = tl.load(by_flow + given, mask=inside, other=0).to(WIDE)
+            by = tl.load(by_flow + (given + beside), mask=inside, other=0).to(WIDE)
             bars = (bx, by, zero, zero, zero, zero)
             state = (zero, zero, zero, zero, zero, zero)
             for segment in range(segments):
@@ -260,15 +268,15 @@ def _backward(
                 for _i in range(tl.where(segment < segments - 1, every, 0)):
                     state = _iterate(state, constants, edges, w, RELEASED)
         else:
-            bars = _read(bars_in, plane, at, inside)
+            bars = _read(bars_in + base, plane, at, inside)
         totals, by_constants = (zero, zero, zero, zero, zero), (zero, zero, zero, zero, zero)
-        for k in range(high - low):
+        for k in range(segments if WHOLE else 1):
             segment = high - 1 - k
             tl.debug_barrier()
             if WHOLE:
                 state = _read(starts + segment * size, CELLS, spot, every_spot)
             else:
-                start = states + tl.maximum(segment - 1, 0) * _FIELDS * plane
+                start = states + base + tl.maximum(segment - 1, 0) * _FIELDS * plane
                 state = _read(start, plane, at, inside & (segment > 0))
             times = tl.minimum(every, n - segment * every)
             _write(kept, CELLS, spot, every_spot, state)
@@ -277,24 +285,29 @@ def _backward(
                 _write(kept + i * size, CELLS, spot, every_spot, state)
             tl.debug_barrier()
             for i in range(times):
-                ux, uy, px, py, qx, qy = _read(kept + (times - 1 - i) * size, CELLS, spot, every_spot)
+                now = kept + (times - 1 - i) * size
+                ux, uy = _read(now, CELLS, spot, every_spot, 2)
+                px, py = _read(now + 2 * CELLS, CELLS, spot, every_spot, 2)
                 bx, by, bpx, bpy, bqx, bqy = bars
                 bpx, bpy, dual_x, totals = _dual_back(bpx, bpy, bx, px, py, ux, edges, w, totals, owned, RELEASED)
+                qx, qy = _read(now + 4 * CELLS, CELLS, spot, every_spot, 2)
                 bqx, bqy, dual_y, totals = _dual_back(bqx, bqy, by, qx, qy, uy, edges, w, totals, owned, RELEASED)
                 data_x, data_y, by_constants = _threshold_back(bx, by, ux, uy, constants, by_constants, RELEASED)
                 bars = (bx + (dual_x + data_x), by + (dual_y + data_y), bpx, bpy, bqx, bqy)
         if not WHOLE:
-            _write(bars_out, plane, at, owned, bars)
+            _write(bars_out + base, plane, at, owned, bars)
         by_rho, by_hx, by_hy, by_gx, by_gy = by_constants
-        gx, gy = _image_gradient(f1, f2, at, inside, W, edges, WIDE, RELEASED)
-        _norm, inverse = _direction(gx, gy, w[5], RELEASED)
-        along = by_hx * constants[1] + by_hy * constants[2] + by_rho * constants[0]
-        to_gx = tl.where(inverse == 0, 0.0, (by_hx - along * constants[1]) * inverse) + w[5] * by_gx
-        to_gy = tl.where(inverse == 0, 0.0, (by_hy - along * constants[2]) * inverse) + w[5] * by_gy
-        _add(by_frames + at, to_gx, owned, high == segments)
-        _add(by_frames + plane + at, to_gy, owned, high == segments)
-        _add(by_frames + 2 * plane + at, by_rho * inverse, owned, high == segments)
-        totals = totals + (tl.where(owned, by_gx * gx + by_gy * gy, 0.0),)
+        rho, hx, hy, limit = constants
+        inverse = tl.where(limit == 0, 0.0, w[5] / tl.where(limit == 0, 1.0, limit))  # 1 / L, without f2 once more
+        along = by_hx * hx + by_hy * hy + tl.where(by_rho == 0, 0.0, by_rho * rho)
+        to_gx, to_gy = (by_hx - along * hx) * inverse, (by_hy - along * hy) * inverse
+        to_gx, to_gy = tl.where(inverse == 0, 0.0, to_gx), tl.where(inverse == 0, 0.0, to_gy)
+        to_gx += tl.where(by_gx == 0, 0.0, w[5] * by_gx)  # nothing that is 0 meets an infinite factor
+        to_gy += tl.where(by_gy == 0, 0.0, w[5] * by_gy)
+        _add(by_frames + base + at, to_gx, owned, high == segments)
+        _add(by_frames + (base + plane) + at, to_gy, owned, high == segments)
+        _add(by_frames + (base + 2 * plane) + at, by_rho * inverse, owned, high == segments)
+        totals = totals + (tl.where(owned, (by_gx * hx + by_gy * hy) * (limit / w[5]), 0.0),)
         for i in tl.static_range(6):
             tl.store(sums + tl.cast(item, tl.int64) * 6 + i, tl.sum(totals[i].to(tl.float64)))
 
@@ -419,18 +432,18 @@ def backward(
     programs = min(items, _PROGRAMS)
     scratch = numbers.new_empty((programs, every + segments, _FIELDS.value, _CELLS))
     by_frames = numbers.new_empty((3, *f1.shape))
-    passes = [(0, segments)] if whole else [(segment, segment + 1) for segment in reversed(range(segments))]
+    passes = [segments] if whole else range(segments, 0, -1)
     sums = numbers.new_empty((len(passes), items, 6), dtype=torch.float64)
     types = _types(numbers, released)
     with torch.cuda.device_of(f1):
-        for part, (low, high) in zip(sums, passes, strict=True):
+        for part, high in zip(sums, passes, strict=True):
             _backward[(programs,)](
                 a, b, numbers, states, scratch, c, *bars, by_frames, part,
-                items, N * C, C, H, W, *tiling, low, high, segments, n_iter, every, WHOLE=whole, **size, **types,
+                items, N * C, C, H, W, *tiling, high, segments, n_iter, every, WHOLE=whole, **size, **types,
             )  # fmt: skip
             bars.reverse()
         grid = (triton.cdiv(f1.numel(), _CELLS),)
-        _to_frames[grid](by_frames, bar1, bar2, f1.numel(), H, W, BLOCK=_CELLS, num_warps=_WARPS, **types)
+        _to_frames[grid](by_frames, bar1, bar2, f1.numel(), H, W, BLOCK=_CELLS, num_warps=8, **types)
     return bar1, bar2, sums.sum((0, 1)).to(numbers.dtype)
 
 
