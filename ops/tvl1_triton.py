@@ -231,9 +231,11 @@ def _threshold_back(bx, by, ux, uy, constants, sums, RELEASED: tl.constexpr):
 
 
 @triton.jit
-def _add(target, added, mask, first):
-    """To what is there, or to nothing."""
-    tl.store(target, tl.load(target, mask=mask & (first == 0), other=0) + added, mask=mask)
+def _add(target, added, mask, later, WHOLE: tl.constexpr):
+    """To what is there, if something is."""
+    if not WHOLE:
+        added += tl.load(target, mask=mask & later, other=0)
+    tl.store(target, added, mask=mask)
 
 
 @triton.jit
@@ -304,12 +306,12 @@ def _backward(
         to_gx, to_gy = tl.where(inverse == 0, 0.0, to_gx), tl.where(inverse == 0, 0.0, to_gy)
         to_gx += tl.where(by_gx == 0, 0.0, w[5] * by_gx)  # nothing that is 0 meets an infinite factor
         to_gy += tl.where(by_gy == 0, 0.0, w[5] * by_gy)
-        _add(by_frames + base + at, to_gx, owned, high == segments)
-        _add(by_frames + (base + plane) + at, to_gy, owned, high == segments)
-        _add(by_frames + (base + 2 * plane) + at, by_rho * inverse, owned, high == segments)
+        _add(by_frames + base + at, to_gx, owned, high < segments, WHOLE)
+        _add(by_frames + (base + plane) + at, to_gy, owned, high < segments, WHOLE)
+        _add(by_frames + (base + 2 * plane) + at, by_rho * inverse, owned, high < segments, WHOLE)
         totals = totals + (tl.where(owned, (by_gx * hx + by_gy * hy) * (limit / w[5]), 0.0),)
         for i in tl.static_range(6):
-            tl.store(sums + tl.cast(item, tl.int64) * 6 + i, tl.sum(totals[i].to(tl.float64)))
+            tl.store(sums + tl.cast(item, tl.int64) * 6 + i, tl.sum(totals[i]).to(tl.float64))
 
 
 @triton.jit
