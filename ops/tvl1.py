@@ -265,6 +265,7 @@ def representation_flow(
     `scheme="classic"`: unit gain, forward differences and their adjoint; `"paper"`: (8)-(10) as printed, which divides
     the flow by 8 and oscillates; `"released"`: the released code, with its border lines and epsilons.
     `memory="all"` keeps all iterations for backward; `"sqrt"` keeps about sqrt(n_iter) and computes the others again.
+    Fused kernels do so whatever `memory` says; they do not take `scheme="paper"`, `image_kernel` and `flow_kernel`.
     Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers, `scheme`, `memory` or `impl`.
     """
     name = "tvl1.representation_flow"

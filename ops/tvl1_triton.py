@@ -204,9 +204,9 @@ def _dual_back(bx, by, bu, px, py, u, edges, w, sums, owned, RELEASED: tl.conste
     by = tl.where(down, by + w[3] * bu + w[2] * next_y, 0.0)
     by_scale = -(bx * qx + by * qy) * scale
     s0, s1, s2, s3, s4 = sums
-    s0, s1 = s0 + tl.where(owned, next_x * qx, 0.0), s1 + tl.where(owned, bu * qx, 0.0)
-    s2, s3 = s2 + tl.where(owned, next_y * qy, 0.0), s3 + tl.where(owned, bu * qy, 0.0)
-    s4 += tl.where(owned, (bx * dx + by * dy) * scale + by_scale * length, 0.0)
+    mine = tl.where(owned, 1.0, 0.0)  # takes fewer registers than masks
+    s0, s1, s2, s3 = s0 + mine * next_x * qx, s1 + mine * bu * qx, s2 + mine * next_y * qy, s3 + mine * bu * qy
+    s4 += mine * ((bx * dx + by * dy) * scale + by_scale * length)
     zero = length == 0  # there the derivative of |d| is 0
     per = tl.where(zero, 0.0, by_scale * w[4] / tl.where(zero, 1.0, length))
     bx, by = bx * scale, by * scale
@@ -291,10 +291,10 @@ def _backward(
                 ux, uy = _read(now, CELLS, spot, every_spot, 2)
                 px, py = _read(now + 2 * CELLS, CELLS, spot, every_spot, 2)
                 bx, by, bpx, bpy, bqx, bqy = bars
+                data_x, data_y, by_constants = _threshold_back(bx, by, ux, uy, constants, by_constants, RELEASED)
                 bpx, bpy, dual_x, totals = _dual_back(bpx, bpy, bx, px, py, ux, edges, w, totals, owned, RELEASED)
                 qx, qy = _read(now + 4 * CELLS, CELLS, spot, every_spot, 2)
                 bqx, bqy, dual_y, totals = _dual_back(bqx, bqy, by, qx, qy, uy, edges, w, totals, owned, RELEASED)
-                data_x, data_y, by_constants = _threshold_back(bx, by, ux, uy, constants, by_constants, RELEASED)
                 bars = (bx + (dual_x + data_x), by + (dual_y + data_y), bpx, bpy, bqx, bqy)
         if not WHOLE:
             _write(bars_out + base, plane, at, owned, bars)
