@@ -43,6 +43,10 @@ def workloads(dtype: torch.dtype) -> None:
         for deterministic in (False, True):
             with mock.patch("torch.are_deterministic_algorithms_enabled", return_value=deterministic):
                 ops.warp.difference(*pair, flow[..., :28, :28], outside=outside, impl="triton").sum().backward()
+    for size, scheme in ((28, "classic"), (28, "released"), (56, "released")):  # a map is one window, or four
+        if dtype == torch.float32 or scheme == "classic":  # a type changes no more than loads and stores
+            maps = torch.zeros((2, 8, size, size), dtype=dtype, requires_grad=True)
+            ops.tvl1.representation_flow(maps, maps.detach(), n_iter=20, scheme=scheme, impl="triton").sum().backward()
     for blocks in (1, 2**14):  # few, as for flows of many pixels: several to a program
         with mock.patch("motionspec.ops.losses_triton._BLOCKS", blocks):
             for mask in (None, torch.ones((2, 1, 56, 56), dtype=torch.bool)):
@@ -101,7 +105,7 @@ def rows() -> Iterator[tuple[str, ...]]:
     seen = set()
     for kernel, arguments, constants in launches():
         made = source(kernel, arguments, constants)
-        options = {name: constants[name] for name in ("num_warps", "num_stages") if name in constants}
+        options = {key: constants[key] for key in ("num_warps", "num_stages", "maxnreg") if key in constants}
         name = f"{kernel.__module__.removeprefix('motionspec.ops.')}.{kernel.__name__.lstrip('_')}"
         types = " ".join(dict.fromkeys(t for t in made.signature.values() if t.startswith("*")))
         said = {kernel.params[i].name: value for (i,), value in made.constants.items()}

@@ -266,8 +266,9 @@ def representation_flow(
     `scheme="classic"`: unit gain, forward differences and their adjoint; `"paper"`: (8)-(10) as printed, which divides
     the flow by 8 and oscillates; `"released"`: the released code, with its border lines and epsilons.
     `memory="all"` keeps all iterations for backward; `"sqrt"` keeps about sqrt(n_iter) and computes the others again.
-    `impl="numba"` (extra `numba`; CPU; not "paper", not the kernels) keeps none and has no second derivative; its first
-    call compiles for some ten seconds, its first backward too, once per machine and dtype.
+    Fused kernels keep no iteration, whatever `memory` says; they do not take `scheme="paper"`, `image_kernel` and
+    `flow_kernel`. On the CPU (extra `numba`) the first call for a dtype compiles for some ten seconds, the first
+    backward too, once per machine.
     Raises TypeError or ValueError for dtypes, devices, shapes, Python numbers, `scheme`, `memory` or `impl`.
     """
     name = "tvl1.representation_flow"
