@@ -194,7 +194,7 @@ def _forward(
 
 
 @triton.jit
-def _dual_back(bx, by, bu, px, py, u, edges, w, sums, owned, RELEASED: tl.constexpr):
+def _dual_back(bx, by, bu, px, py, u, edges, w, sums, mine, RELEASED: tl.constexpr):
     """From the derivatives by the dual fields and by u after an iteration those by the dual fields before it, and what
     (5) adds to those by u; to the sums those by theta (wx, wy) and tau / theta."""
     right, down, left, up, beside, below, before, above = edges
@@ -204,7 +204,6 @@ def _dual_back(bx, by, bu, px, py, u, edges, w, sums, owned, RELEASED: tl.conste
     by = tl.where(down, by + w[3] * bu + w[2] * next_y, 0.0)
     by_scale = -(bx * qx + by * qy) * scale
     s0, s1, s2, s3, s4 = sums
-    mine = tl.where(owned, 1.0, 0.0)  # takes fewer registers than masks
     s0, s1, s2, s3 = s0 + mine * next_x * qx, s1 + mine * bu * qx, s2 + mine * next_y * qy, s3 + mine * bu * qy
     s4 += mine * ((bx * dx + by * dy) * scale + by_scale * length)
     zero = length == 0  # there the derivative of |d| is 0
@@ -217,17 +216,17 @@ def _dual_back(bx, by, bu, px, py, u, edges, w, sums, owned, RELEASED: tl.conste
 
 @triton.jit
 def _threshold_back(bx, by, ux, uy, constants, sums, RELEASED: tl.constexpr):
-    """What (3) adds to the derivatives by u; to the sums those by rho / L, by h, and by g / (lambda theta) where it is
-    clipped."""
+    """What (3) adds to the derivatives by u; to the sums those by rho / L, by h (where lambda theta L is 0, instead
+    those by g / (lambda theta)) and by lambda theta L."""
     rho, hx, hy, limit = constants
-    c = rho + hx * ux + hy * uy
+    c, along = rho + hx * ux + hy * uy, -(hx * bx + hy * by)
     sign = tl.where(c > limit, 1.0, tl.where(c < -limit, -1.0, 0.0)).to(c.dtype)
     middle = (c >= -limit) & (c <= limit) if RELEASED else sign == 0  # they differ where c is NaN
-    z = tl.where(middle, -(hx * bx + hy * by), 0.0)
-    c = tl.where(sign == 0, c, 0.0)
-    by_rho, by_hx, by_hy, by_gx, by_gy = sums
-    by_hx, by_hy = by_hx + z * ux - c * bx, by_hy + z * uy - c * by
-    return hx * z, hy * z, (by_rho + z, by_hx, by_hy, by_gx - sign * bx, by_gy - sign * by)
+    c = tl.where(sign == 0, c, sign * tl.where(limit == 0, 1.0, limit))
+    z = tl.where(middle, along, 0.0)
+    by_rho, by_hx, by_hy, by_limit = sums
+    by_hx, by_hy = by_hx + (z * ux - c * bx), by_hy + (z * uy - c * by)
+    return hx * z, hy * z, (by_rho + z, by_hx, by_hy, by_limit + tl.where(sign == 0, 0.0, sign * along))
 
 
 @triton.jit
@@ -248,7 +247,7 @@ def _backward(
 
     Whole maps make the states that segments start with themselves and keep them in the scratch buffer; of parts of maps
     they are given, and so are the derivatives by the state at the end; those by the state at the start go out.
-    Added to by_frames: the derivatives by gx, gy and f2 - f1; to sums: those by the numbers, of each window.
+    Added to by_frames: the derivatives by gx, gy and rho / L; to sums: those by the numbers, of each window.
     """
     plane, w, spot = tl.cast(maps, tl.int64) * H * W, _numbers(numbers), tl.arange(0, CELLS)
     every_spot = spot >= 0
@@ -271,7 +270,8 @@ def _backward(
                     state = _iterate(state, constants, edges, w, RELEASED)
         else:
             bars = _read(bars_in + base, plane, at, inside)
-        totals, by_constants = (zero, zero, zero, zero, zero), (zero, zero, zero, zero, zero)
+        mine = 1.0 if WHOLE else tl.where(owned, 1.0, 0.0)  # of no map is 0 anyway; takes fewer registers than masks
+        totals, by_constants = (zero, zero, zero, zero, zero), (zero, zero, zero, zero)
         for k in range(segments if WHOLE else 1):
             segment = high - 1 - k
             tl.debug_barrier()
@@ -292,24 +292,25 @@ def _backward(
                 px, py = _read(now + 2 * CELLS, CELLS, spot, every_spot, 2)
                 bx, by, bpx, bpy, bqx, bqy = bars
                 data_x, data_y, by_constants = _threshold_back(bx, by, ux, uy, constants, by_constants, RELEASED)
-                bpx, bpy, dual_x, totals = _dual_back(bpx, bpy, bx, px, py, ux, edges, w, totals, owned, RELEASED)
+                bpx, bpy, dual_x, totals = _dual_back(bpx, bpy, bx, px, py, ux, edges, w, totals, mine, RELEASED)
                 qx, qy = _read(now + 4 * CELLS, CELLS, spot, every_spot, 2)
-                bqx, bqy, dual_y, totals = _dual_back(bqx, bqy, by, qx, qy, uy, edges, w, totals, owned, RELEASED)
+                bqx, bqy, dual_y, totals = _dual_back(bqx, bqy, by, qx, qy, uy, edges, w, totals, mine, RELEASED)
                 bars = (bx + (dual_x + data_x), by + (dual_y + data_y), bpx, bpy, bqx, bqy)
         if not WHOLE:
             _write(bars_out + base, plane, at, owned, bars)
-        by_rho, by_hx, by_hy, by_gx, by_gy = by_constants
+        by_rho, by_hx, by_hy, by_limit = by_constants
         rho, hx, hy, limit = constants
-        inverse = tl.where(limit == 0, 0.0, w[5] / tl.where(limit == 0, 1.0, limit))  # 1 / L, without f2 once more
-        along = by_hx * hx + by_hy * hy + tl.where(by_rho == 0, 0.0, by_rho * rho)
-        to_gx, to_gy = (by_hx - along * hx) * inverse, (by_hy - along * hy) * inverse
-        to_gx, to_gy = tl.where(inverse == 0, 0.0, to_gx), tl.where(inverse == 0, 0.0, to_gy)
-        to_gx += tl.where(by_gx == 0, 0.0, w[5] * by_gx)  # nothing that is 0 meets an infinite factor
-        to_gy += tl.where(by_gy == 0, 0.0, w[5] * by_gy)
+        flat = limit == 0
+        inverse = w[5] / tl.where(flat, 1.0, limit)  # 1 / L, without f2 once more
+        if not RELEASED:  # nothing that is 0 meets a factor that is infinite or NaN
+            rho = tl.where(by_rho == 0, 0.0, rho)
+        along = (by_hx * hx + by_hy * hy + by_rho * rho) * inverse - w[5] * by_limit
+        to_gx = tl.where(flat, w[5] * by_hx, by_hx * inverse - along * hx)
+        to_gy = tl.where(flat, w[5] * by_hy, by_hy * inverse - along * hy)
         _add(by_frames + base + at, to_gx, owned, high < segments, WHOLE)
         _add(by_frames + (base + plane) + at, to_gy, owned, high < segments, WHOLE)
-        _add(by_frames + (base + 2 * plane) + at, by_rho * inverse, owned, high < segments, WHOLE)
-        totals = totals + (tl.where(owned, (by_gx * hx + by_gy * hy) * (limit / w[5]), 0.0),)
+        _add(by_frames + (base + 2 * plane) + at, by_rho, owned, high < segments, WHOLE)
+        totals = totals + (tl.where(owned, by_limit * (limit / w[5]), 0.0),)
         for i in tl.static_range(6):
             tl.store(sums + tl.cast(item, tl.int64) * 6 + i, tl.sum(totals[i]).to(tl.float64))
 
@@ -326,14 +327,18 @@ def _difference_back(g, at, i, n, stride, mask):
 
 @triton.jit
 def _to_frames(
-    by_frames, bar1, bar2, cells, H, W, WIDE: tl.constexpr, RELEASED: tl.constexpr, BLOCK: tl.constexpr
+    f1, f2, numbers, by_frames, bar1, bar2, cells, H, W,
+    WIDE: tl.constexpr, RELEASED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The derivatives by f1 and f2, from those by gx, gy and f2 - f1."""
+    """The derivatives by f1 and f2, from those by gx, gy and rho / L."""
     at = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     mask = at < cells
     x, y = at % W, at // W % H
     gx, gy = by_frames, by_frames + cells
-    to2 = tl.load(gy + cells + at, mask=mask, other=0)
+    edges = (x < W - 1, y < H - 1, x > 0, y > 0, 0, 0, 0, 0)
+    x_f2, y_f2 = _image_gradient(f1, f2, at, mask, W, edges, WIDE, RELEASED)
+    _norm, inverse = _direction(x_f2, y_f2, tl.load(numbers + 5), RELEASED)
+    to2 = tl.load(gy + cells + at, mask=mask, other=0) * inverse
     to1 = -to2
     if RELEASED:
         a, b, outer_a, outer_b = _difference_back(gx, at, x, W, 1, mask)
@@ -445,7 +450,7 @@ def backward(
             )  # fmt: skip
             bars.reverse()
         grid = (triton.cdiv(f1.numel(), _CELLS),)
-        _to_frames[grid](by_frames, bar1, bar2, f1.numel(), H, W, BLOCK=_CELLS, num_warps=8, **types)
+        _to_frames[grid](a, b, numbers, by_frames, bar1, bar2, f1.numel(), H, W, BLOCK=_CELLS, num_warps=8, **types)
     return bar1, bar2, sums.sum((0, 1)).to(numbers.dtype)
 
 
