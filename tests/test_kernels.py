@@ -70,7 +70,7 @@ SIZES = (
     {"N": 1, "C": 1, "T": 2, "H": 1, "W": 300},
     {"N": 1, "C": 2, "T": 4, "H": 50, "W": 1},
     {"N": 3, "C": 43, "T": 2, "H": 8, "W": 2},
-    {"N": 1, "C": 1, "T": 2, "H": 33, "W": 64},
+    {"N": 1, "C": 1, "T": 2, "H": 19, "W": 55},
 )
 
 
@@ -332,11 +332,11 @@ each_warp = pytest.mark.parametrize("row, variant", WARPS, ids=[f"{row.id}-{v['o
 def test_warp_where_many_pixels_read_one(row, variant, reach, deterministic, atomics):
     """Or none: beyond the border, at infinity, at NaN. Triton's kernels add by atomics, but not for determinism."""
     rng = np.random.default_rng(0)
-    j, i = np.mgrid[:9, :13]
+    j, i = np.mgrid[:5, :7]
     sign = 1 if row.id == "warp.bilinear" else -1
-    flow = sign * (np.stack([6 - i, 4 - j]) + rng.uniform(-reach, reach, size=(2, 2, 9, 13)))
+    flow = sign * (np.stack([3 - i, 2 - j]) + rng.uniform(-reach, reach, size=(2, 2, 5, 7)))
     flow[0, 0, :2, :2] = np.nan, np.inf
-    arrays = {name: rng.normal(size=(2, 11, 9, 13)) for name in row.differentiable[:-1]} | {"flow": flow}
+    arrays = {name: rng.normal(size=(2, 11, 5, 7)) for name in row.differentiable[:-1]} | {"flow": flow}
     found = [gradients(kernel(row), row, variant, arrays) for _ in range(2)]
     assert bool(atomics) == (IMPL == "triton" and not deterministic)
     for a, b, want in zip(*found, gradients(operator(row), row, variant, arrays), strict=True):
