@@ -19,9 +19,10 @@ from torch import Tensor
 
 from motionspec.ops.support import no_second_derivative
 
-# Columns of a program; channels at a time, of scores and of gradients, in half types and in others, which take more
-# registers: `benchmarks/resources.txt`.
-_COLUMNS, _HALF, _OTHER = 16, (64, 64), (16, 32)
+# Columns of a program; channels at a time, of scores and, where there are more than these, of gradients: what registers
+# allow (`benchmarks/resources.txt`).
+_COLUMNS = 16
+_CHANNELS = {torch.bfloat16: (64, 32), torch.float16: (64, 64), torch.float32: (16, 16), torch.float64: (16, 16)}
 _PIXELS = 128  # of a program that computes norms
 # Planes of the state, by the first: 1 / norm and scale of f0, of f1; largest exponent and sum of the softmax, u, v.
 _NORM, _SOFTMAX, _PLANES = (0, 2), 4, 8
@@ -259,9 +260,9 @@ def _backward(
             most, u, v, grad_u, grad_v = most[None, :], u[None, :], v[None, :], grad_u[None, :], grad_v[None, :]
         score *= inverse[:, None] * other_inverse[None, :]
         # At a low temperature the rounding of a score, which may differ from the forward kernel's, is many exponents.
-        weight = tl.exp2(tl.where(counts, tl.minimum(score * rate - most, 0.0), float("-inf")))
+        weight = tl.exp2(tl.minimum(score * rate - most, 0.0))
         weight *= grad_u * (du.to(WIDE) - u) + grad_v * (dv[:, None].to(WIDE) - v)
-        weight = tl.where(counts, weight, 0.0)  # NaN of other windows
+        weight = tl.where(counts, weight, 0.0)  # of other windows, NaN too
         along += tl.sum(weight * score, 1)
         weight *= other_inverse[None, :]
         total = _product(weight, tl.trans(theirs), total)
@@ -279,10 +280,10 @@ def _backward(
     tl.store(out + at, total, mask=mine[:, None] & (c < C - first))
 
 
-def _channels(f: Tensor, more: bool) -> int:
-    """At a time; more, of gradients, where registers allow. A matrix product takes 16 at least."""
-    scores, gradients = _HALF if f.dtype in (torch.bfloat16, torch.float16) else _OTHER
-    most = gradients if more and f.shape[1] > scores else scores
+def _channels(f: Tensor, gradients: bool) -> int:
+    """At a time; a matrix product takes 16 at least."""
+    scores, fewer = _CHANNELS[f.dtype]
+    most = fewer if gradients and f.shape[1] > scores else scores
     return max(16, min(triton.next_power_of_2(f.shape[1]), most))
 
 
@@ -295,7 +296,7 @@ def _window(f: Tensor, R_h: int, R_w: int) -> dict[str, Any]:
     """Constants of a program: a tile is as large as its registers allow."""
     reach = triton.next_power_of_2(_COLUMNS + 2 * R_w)
     roomy = f.dtype in (torch.bfloat16, torch.float16) and reach <= 32
-    warps = 4 if roomy and f.shape[1] <= _HALF[0] else 8
+    warps = 4 if roomy and f.shape[1] <= 64 else 8
     tile = {"ROWS": 4 if roomy else 2, "COLUMNS": _COLUMNS, "REACH": reach, "num_warps": warps}
     return _constants(f) | {"R_h": R_h, "R_w": R_w, "num_stages": 1} | tile
 
@@ -318,7 +319,9 @@ def displacement_map(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exc
     with torch.cuda.device_of(f0):  # triton launches on the current device
         for f, plane in zip((f0, f1), _NORM, strict=True):
             grid = (N * triton.cdiv(H * W, _PIXELS),)
-            _norms[grid](f, state, plane, H, W, *f.stride(), **_constants(f), BLOCK=_PIXELS, num_warps=4)
+            _norms[grid](
+                f, state, plane, H, W, *f.stride(), **_constants(f) | {"CHANNELS": 16}, BLOCK=_PIXELS, num_warps=4
+            )
         constants = _window(f0, R_h, R_w) | {"EXCLUDE": exclude}
         _forward[(_tiles(f0, constants["ROWS"]),)](
             f0, f1, state, out, H, W, _rate(tau), *f0.stride(), *f1.stride(), **constants
@@ -332,9 +335,9 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients for f0 and f1; one that is not wanted is empty."""
     found = _gradients(f0, f1, wanted)
-    constants = _window(f0, R_h, R_w)
+    constants = _window(f0, R_h, R_w) | {"ROWS": 2, "num_warps": 8}  # the gradient takes registers too
     _, C, H, W = f0.shape
-    channels = _channels(f0, constants["REACH"] <= 32)
+    channels = _channels(f0, True)
     grid = (_tiles(f0, constants["ROWS"]), triton.cdiv(C, channels))
     g = grad.contiguous()
     with torch.cuda.device_of(f0):
