@@ -80,9 +80,9 @@ def _reached(top, H, R_h, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _load(f, pixel, inside, scale, stride_c, C, CHANNELS: tl.constexpr, WIDE: tl.constexpr):
-    """(CHANNELS, pixels), scaled; 0 where no pixel or channel is."""
-    c = tl.arange(0, CHANNELS).to(tl.int64)[:, None]
+def _load(f, start, pixel, inside, scale, stride_c, C: tl.constexpr, CHANNELS: tl.constexpr, WIDE: tl.constexpr):
+    """(CHANNELS, pixels) from channel `start` on, scaled; 0 where no pixel or channel is."""
+    c = start + tl.arange(0, CHANNELS).to(tl.int64)[:, None]
     values = tl.load(f + c * stride_c + pixel[None, :], mask=(c < C) & inside[None, :], other=0)
     if values.dtype != tl.float16:  # whose squares do not leave the range of float32
         values = (values.to(WIDE) * scale[None, :]).to(values.dtype)
@@ -135,7 +135,7 @@ def _forward(
     if EXCLUDE:
         low, high = _reached(top, H, R_h, ROWS)
     f1 += n * stride_n1 + (top - R_h + low) * stride_h1 + (left - R_w) * stride_w1
-    q = _load(f0, pixel0, mine, scale0, stride_c0, C, CHANNELS, WIDE)
+    q = _load(f0, 0, pixel0, mine, scale0, stride_c0, C, CHANNELS, WIDE)
 
     column = tl.arange(0, REACH)
     pixel1 = column.to(tl.int64) * stride_w1
@@ -153,8 +153,8 @@ def _forward(
         score = tl.zeros((ROWS * COLUMNS, REACH), WIDE)  # 0 outside the map
         for start in range(0, C, CHANNELS):
             if C > CHANNELS:
-                q = _load(f0 + start * stride_c0, pixel0, mine, scale0, stride_c0, C - start, CHANNELS, WIDE)
-            values = _load(f1 + start * stride_c1, pixel1, inside, scale1, stride_c1, C - start, CHANNELS, WIDE)
+                q = _load(f0, start, pixel0, mine, scale0, stride_c0, C, CHANNELS, WIDE)
+            values = _load(f1, start, pixel1, inside, scale1, stride_c1, C, CHANNELS, WIDE)
             score = _product(tl.trans(q), values, score)
         dv = k - R_h - i
         counts = near & (tl.abs(dv) <= R_h)[:, None]
@@ -223,7 +223,7 @@ def _backward(
     own += n * stride_n0 + top * stride_h0 + left * stride_w0
     low, high = _reached(top, H, R_h, ROWS)  # outside the map there is no gradient
     other += n * stride_n1 + (top - R_h + low) * stride_h1 + (left - R_w) * stride_w1
-    q = _load(own, pixel0, mine, scale, stride_c0, C, CHANNELS, WIDE)
+    q = _load(own, 0, pixel0, mine, scale, stride_c0, C, CHANNELS, WIDE)
 
     column = tl.arange(0, REACH)
     pixel1 = column.to(tl.int64) * stride_w1
@@ -246,12 +246,12 @@ def _backward(
         values = tl.zeros((CHANNELS, REACH), q.dtype)
         for start in range(0, C, CHANNELS):
             if C > CHANNELS:
-                q = _load(own + start * stride_c0, pixel0, mine, scale, stride_c0, C - start, CHANNELS, WIDE)
-            values = _load(other + start * stride_c1, pixel1, finite, other_scale, stride_c1, C - start, CHANNELS, WIDE)
+                q = _load(own, start, pixel0, mine, scale, stride_c0, C, CHANNELS, WIDE)
+            values = _load(other, start, pixel1, finite, other_scale, stride_c1, C, CHANNELS, WIDE)
             score = _product(tl.trans(q), values, score)
         theirs = values
         if C > CHANNELS:
-            theirs = _load(other + first * stride_c1, pixel1, finite, other_scale, stride_c1, C - first, OWN, WIDE)
+            theirs = _load(other, first, pixel1, finite, other_scale, stride_c1, C, OWN, WIDE)
         dv = k - R_h - i
         counts = near & (tl.abs(dv) <= R_h)[:, None] & inside[None, :]
         if LATER:
@@ -270,7 +270,7 @@ def _backward(
 
     vectors = q
     if C > CHANNELS:
-        vectors = _load(own + first * stride_c0, pixel0, mine, scale, stride_c0, C - first, OWN, WIDE)
+        vectors = _load(own, first, pixel0, mine, scale, stride_c0, C, OWN, WIDE)
     # What lengthens the vector changes no cosine. In one channel there is nothing else, but NaN.
     total = total * 0 if C == 1 else total - tl.trans(vectors).to(WIDE) * (inverse * along)[:, None]
     total = tl.where(inverse[:, None] == 0, 0.0, total * (scale * inverse)[:, None])
