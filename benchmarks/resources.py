@@ -118,21 +118,16 @@ def rows() -> Iterator[tuple[str, ...]]:
             registers, local, static = usage(compiled.asm["cubin"])
             shared = max(static, compiled.metadata.shared)
             rounding = "-".join(sorted(set(re.findall(r"cvt\.(\w+)\.bf16(?:x2)?\.f32", compiled.asm["ptx"])))) or "-"
-            yield (
-                name,
-                str(capability),
-                types,
-                shown,
-                *map(str, (options["num_warps"], registers, local, shared)),
-                rounding,
+            units = (
+                "-".join(sorted(set(re.findall(r"\b(wgmma|tcgen05|mma)\.(?:mma|sync)", compiled.asm["ptx"])))) or "-"
             )
+            sizes = map(str, (options["num_warps"], registers, local, shared))
+            yield name, str(capability), types, shown, *sizes, rounding, units
 
 
 def page(found: Sequence[tuple[str, ...]]) -> str:
     """The table, under the version that made it."""
-    says = (
-        "local: bytes spilled by a thread; shared: bytes of a program; to bf16: how a float32 is rounded; instructions"
-    )
+    says = "local: bytes spilled by a thread; shared: bytes of a program; to bf16: how a float32 is rounded"
     right = ("sm", "warps", "registers", "local", "shared")
     return f"triton {triton.__version__}; {says}\n\n{table(HEADER, sorted(found), right)}\n"
 

@@ -19,9 +19,10 @@ from torch import Tensor
 
 from motionspec.ops.support import no_second_derivative
 
-# Columns of a program; channels at a time, of scores and of gradients, in half types and in others, which take more
-# registers: `benchmarks/resources.txt`.
-_COLUMNS, _HALF, _OTHER = 16, (64, 64), (16, 32)
+# Columns of a program; channels at a time, of scores and, where there are more than these, of gradients: what registers
+# allow (`benchmarks/resources.txt`).
+_COLUMNS = 16
+_CHANNELS = {torch.bfloat16: (64, 32), torch.float16: (64, 64), torch.float32: (16, 16), torch.float64: (16, 16)}
 _PIXELS = 128  # of a program that computes norms
 # Planes of the state, by the first: 1 / norm and scale of f0, of f1; largest exponent and sum of the softmax, u, v.
 _NORM, _SOFTMAX, _PLANES = (0, 2), 4, 8
@@ -79,9 +80,9 @@ def _reached(top, H, R_h, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _load(f, pixel, inside, scale, stride_c, C, CHANNELS: tl.constexpr, WIDE: tl.constexpr):
-    """(CHANNELS, pixels), scaled; 0 where no pixel or channel is."""
-    c = tl.arange(0, CHANNELS).to(tl.int64)[:, None]
+def _load(f, start, pixel, inside, scale, stride_c, C: tl.constexpr, CHANNELS: tl.constexpr, WIDE: tl.constexpr):
+    """(CHANNELS, pixels) from channel `start` on, scaled; 0 where no pixel or channel is."""
+    c = start + tl.arange(0, CHANNELS).to(tl.int64)[:, None]
     values = tl.load(f + c * stride_c + pixel[None, :], mask=(c < C) & inside[None, :], other=0)
     if values.dtype != tl.float16:  # whose squares do not leave the range of float32
         values = (values.to(WIDE) * scale[None, :]).to(values.dtype)
@@ -134,7 +135,7 @@ def _forward(
     if EXCLUDE:
         low, high = _reached(top, H, R_h, ROWS)
     f1 += n * stride_n1 + (top - R_h + low) * stride_h1 + (left - R_w) * stride_w1
-    q = _load(f0, pixel0, mine, scale0, stride_c0, C, CHANNELS, WIDE)
+    q = _load(f0, 0, pixel0, mine, scale0, stride_c0, C, CHANNELS, WIDE)
 
     column = tl.arange(0, REACH)
     pixel1 = column.to(tl.int64) * stride_w1
@@ -152,8 +153,8 @@ def _forward(
         score = tl.zeros((ROWS * COLUMNS, REACH), WIDE)  # 0 outside the map
         for start in range(0, C, CHANNELS):
             if C > CHANNELS:
-                q = _load(f0 + start * stride_c0, pixel0, mine, scale0, stride_c0, C - start, CHANNELS, WIDE)
-            values = _load(f1 + start * stride_c1, pixel1, inside, scale1, stride_c1, C - start, CHANNELS, WIDE)
+                q = _load(f0, start, pixel0, mine, scale0, stride_c0, C, CHANNELS, WIDE)
+            values = _load(f1, start, pixel1, inside, scale1, stride_c1, C, CHANNELS, WIDE)
             score = _product(tl.trans(q), values, score)
         dv = k - R_h - i
         counts = near & (tl.abs(dv) <= R_h)[:, None]
@@ -222,7 +223,7 @@ def _backward(
     own += n * stride_n0 + top * stride_h0 + left * stride_w0
     low, high = _reached(top, H, R_h, ROWS)  # outside the map there is no gradient
     other += n * stride_n1 + (top - R_h + low) * stride_h1 + (left - R_w) * stride_w1
-    q = _load(own, pixel0, mine, scale, stride_c0, C, CHANNELS, WIDE)
+    q = _load(own, 0, pixel0, mine, scale, stride_c0, C, CHANNELS, WIDE)
 
     column = tl.arange(0, REACH)
     pixel1 = column.to(tl.int64) * stride_w1
@@ -245,12 +246,12 @@ def _backward(
         values = tl.zeros((CHANNELS, REACH), q.dtype)
         for start in range(0, C, CHANNELS):
             if C > CHANNELS:
-                q = _load(own + start * stride_c0, pixel0, mine, scale, stride_c0, C - start, CHANNELS, WIDE)
-            values = _load(other + start * stride_c1, pixel1, finite, other_scale, stride_c1, C - start, CHANNELS, WIDE)
+                q = _load(own, start, pixel0, mine, scale, stride_c0, C, CHANNELS, WIDE)
+            values = _load(other, start, pixel1, finite, other_scale, stride_c1, C, CHANNELS, WIDE)
             score = _product(tl.trans(q), values, score)
         theirs = values
         if C > CHANNELS:
-            theirs = _load(other + first * stride_c1, pixel1, finite, other_scale, stride_c1, C - first, OWN, WIDE)
+            theirs = _load(other, first, pixel1, finite, other_scale, stride_c1, C, OWN, WIDE)
         dv = k - R_h - i
         counts = near & (tl.abs(dv) <= R_h)[:, None] & inside[None, :]
         if LATER:
@@ -259,9 +260,9 @@ def _backward(
             most, u, v, grad_u, grad_v = most[None, :], u[None, :], v[None, :], grad_u[None, :], grad_v[None, :]
         score *= inverse[:, None] * other_inverse[None, :]
         # At a low temperature the rounding of a score, which may differ from the forward kernel's, is many exponents.
-        weight = tl.exp2(tl.where(counts, tl.minimum(score * rate - most, 0.0), float("-inf")))
+        weight = tl.exp2(tl.minimum(score * rate - most, 0.0))
         weight *= grad_u * (du.to(WIDE) - u) + grad_v * (dv[:, None].to(WIDE) - v)
-        weight = tl.where(counts, weight, 0.0)  # NaN of other windows
+        weight = tl.where(counts, weight, 0.0)  # of other windows, NaN too
         along += tl.sum(weight * score, 1)
         weight *= other_inverse[None, :]
         total = _product(weight, tl.trans(theirs), total)
@@ -269,7 +270,7 @@ def _backward(
 
     vectors = q
     if C > CHANNELS:
-        vectors = _load(own + first * stride_c0, pixel0, mine, scale, stride_c0, C - first, OWN, WIDE)
+        vectors = _load(own, first, pixel0, mine, scale, stride_c0, C, OWN, WIDE)
     # What lengthens the vector changes no cosine. In one channel there is nothing else, but NaN.
     total = total * 0 if C == 1 else total - tl.trans(vectors).to(WIDE) * (inverse * along)[:, None]
     total = tl.where(inverse[:, None] == 0, 0.0, total * (scale * inverse)[:, None])
@@ -279,10 +280,10 @@ def _backward(
     tl.store(out + at, total, mask=mine[:, None] & (c < C - first))
 
 
-def _channels(f: Tensor, more: bool) -> int:
-    """At a time; more, of gradients, where registers allow. A matrix product takes 16 at least."""
-    scores, gradients = _HALF if f.dtype in (torch.bfloat16, torch.float16) else _OTHER
-    most = gradients if more and f.shape[1] > scores else scores
+def _channels(f: Tensor, gradients: bool) -> int:
+    """At a time; a matrix product takes 16 at least."""
+    scores, fewer = _CHANNELS[f.dtype]
+    most = fewer if gradients and f.shape[1] > scores else scores
     return max(16, min(triton.next_power_of_2(f.shape[1]), most))
 
 
@@ -295,7 +296,7 @@ def _window(f: Tensor, R_h: int, R_w: int) -> dict[str, Any]:
     """Constants of a program: a tile is as large as its registers allow."""
     reach = triton.next_power_of_2(_COLUMNS + 2 * R_w)
     roomy = f.dtype in (torch.bfloat16, torch.float16) and reach <= 32
-    warps = 4 if roomy and f.shape[1] <= _HALF[0] else 8
+    warps = 4 if roomy and f.shape[1] <= 64 else 8
     tile = {"ROWS": 4 if roomy else 2, "COLUMNS": _COLUMNS, "REACH": reach, "num_warps": warps}
     return _constants(f) | {"R_h": R_h, "R_w": R_w, "num_stages": 1} | tile
 
@@ -318,7 +319,9 @@ def displacement_map(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exc
     with torch.cuda.device_of(f0):  # triton launches on the current device
         for f, plane in zip((f0, f1), _NORM, strict=True):
             grid = (N * triton.cdiv(H * W, _PIXELS),)
-            _norms[grid](f, state, plane, H, W, *f.stride(), **_constants(f), BLOCK=_PIXELS, num_warps=4)
+            _norms[grid](
+                f, state, plane, H, W, *f.stride(), **_constants(f) | {"CHANNELS": 16}, BLOCK=_PIXELS, num_warps=4
+            )
         constants = _window(f0, R_h, R_w) | {"EXCLUDE": exclude}
         _forward[(_tiles(f0, constants["ROWS"]),)](
             f0, f1, state, out, H, W, _rate(tau), *f0.stride(), *f1.stride(), **constants
@@ -332,9 +335,9 @@ def backward(
 ) -> tuple[Tensor, Tensor]:
     """The gradients for f0 and f1; one that is not wanted is empty."""
     found = _gradients(f0, f1, wanted)
-    constants = _window(f0, R_h, R_w)
+    constants = _window(f0, R_h, R_w) | {"ROWS": 2, "num_warps": 8}  # the gradient takes registers too
     _, C, H, W = f0.shape
-    channels = _channels(f0, constants["REACH"] <= 32)
+    channels = _channels(f0, True)
     grid = (_tiles(f0, constants["ROWS"]), triton.cdiv(C, channels))
     g = grad.contiguous()
     with torch.cuda.device_of(f0):
