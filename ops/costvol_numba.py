@@ -312,7 +312,9 @@ def _share(run: Any, f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exc
     a, b = (widened(f).contiguous().numpy() for f in (f0, f1))
     pairs = N * ((H + 1) // 2)
     threads = 1 + int(N * C * H * W * (2 * R_h + 1) * (2 * R_w + 1) / _OPERATIONS)
-    share(run, pairs, threads, a, b, *[t.numpy() for t in others], R_h, R_w, a.dtype.type(tau), exclude)
+    kind = np.finfo(a.dtype)  # beyond its range the softmax is that at its ends: the maximum alone, the mean
+    tau = a.dtype.type(min(max(tau, float(kind.tiny)), float(kind.max)))
+    share(run, pairs, threads, a, b, *[t.numpy() for t in others], R_h, R_w, tau, exclude)
 
 
 @torch.library.custom_op("motionspec::displacement_map_numba", mutates_args=())
