@@ -84,8 +84,9 @@ def _image_gradient(f1, f2, at, here, W, edges, WIDE: tl.constexpr, RELEASED: tl
         inner_x, inner_y = right & left & here, down & up & here
         outer_x, outer_y = here & (inner_x == 0), here & (inner_y == 0)
         x = tl.load(f2 + e, mask=inner_x, other=0).to(WIDE) - tl.load(f2 + w, mask=inner_x, other=0).to(WIDE)
-        y = tl.load(f2 + s, mask=inner_y, other=0).to(WIDE) - tl.load(f2 + n, mask=inner_y, other=0).to(WIDE)
         x += tl.load(f1 + e, mask=outer_x, other=0).to(WIDE) - tl.load(f1 + w, mask=outer_x, other=0).to(WIDE)
+        tl.debug_barrier()  # not all loads at once: they would take more registers than the iterations
+        y = tl.load(f2 + s, mask=inner_y, other=0).to(WIDE) - tl.load(f2 + n, mask=inner_y, other=0).to(WIDE)
         y += tl.load(f1 + s, mask=outer_y, other=0).to(WIDE) - tl.load(f1 + n, mask=outer_y, other=0).to(WIDE)
         gx, gy = 0.5 * x, 0.5 * y
     else:
@@ -93,6 +94,7 @@ def _image_gradient(f1, f2, at, here, W, edges, WIDE: tl.constexpr, RELEASED: tl
         ne = tl.load(f2 + (n + right), mask=here, other=0).to(WIDE)
         sw = tl.load(f2 + (s - left), mask=here, other=0).to(WIDE)
         se = tl.load(f2 + (s + right), mask=here, other=0).to(WIDE)
+        tl.debug_barrier()  # not all loads at once: they would take more registers than the iterations
         x = tl.load(f2 + e, mask=here, other=0).to(WIDE) - tl.load(f2 + w, mask=here, other=0).to(WIDE)
         y = tl.load(f2 + s, mask=here, other=0).to(WIDE) - tl.load(f2 + n, mask=here, other=0).to(WIDE)
         gx, gy = ((ne - nw) + (se - sw) + 2 * x) * 0.125, ((sw - nw) + (se - ne) + 2 * y) * 0.125
@@ -118,6 +120,7 @@ def _constants(f1, f2, at, here, W, edges, lt, WIDE: tl.constexpr, RELEASED: tl.
     """rho / L, h, lambda theta L."""
     gx, gy = _image_gradient(f1, f2, at, here, W, edges, WIDE, RELEASED)
     length, inverse = _direction(gx, gy, lt, RELEASED)
+    tl.debug_barrier()
     rho = tl.load(f2 + at, mask=here, other=0).to(WIDE) - tl.load(f1 + at, mask=here, other=0).to(WIDE)
     limit = tl.where(inverse == 0, 0 * length, lt * length)
     if RELEASED:  # torch.clamp hands on a limit of NaN, and no derivative; a comparison with it clips nothing
