@@ -79,13 +79,14 @@ def source(kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -
     attributes: dict[tuple[int, ...], Any] = {}
     for i, parameter in enumerate(kernel.params):
         value = arguments[i] if i < len(arguments) else constants[parameter.name]
-        if parameter.is_constexpr or (isinstance(value, int) and value == 1):
+        special = not parameter.do_not_specialize
+        if parameter.is_constexpr or (special and isinstance(value, int) and value == 1):
             signature[parameter.name], fixed[(i,)] = "constexpr", value
             continue
         tensor = isinstance(value, torch.Tensor)
         number = "fp32" if isinstance(value, float) else "i32" if tensor or value < 2**31 else "i64"
         signature[parameter.name] = f"*{TYPES[value.dtype]}" if tensor else number
-        if number != "fp32" and (value.data_ptr() if tensor else value) % 16 == 0:
+        if special and number != "fp32" and (value.data_ptr() if tensor else value) % 16 == 0:
             attributes[(i,)] = [["tt.divisibility", 16]]
     return ASTSource(kernel, signature, fixed, attributes)
 

@@ -295,10 +295,9 @@ def representation_flow(
     if chosen == "triton":
         from motionspec.ops import tvl1_triton
 
-        weights = [th * x for k in ("wx", "wy") for x in (_BACKWARD if k not in arrays else w[k].unbind())]
-        numbers = [
-            x if isinstance(x, Tensor) else f1.new_full((), x, dtype=widened(f1[:0]).dtype) for x in (*weights, r, lt)
-        ]
+        kind = torch.promote_types(f1.dtype, torch.float32)
+        weights = [th * x for k in (w["wx"], w["wy"]) for x in (_BACKWARD if k is None else k.unbind())]
+        numbers = [x if isinstance(x, Tensor) else f1.new_full((), x, dtype=kind) for x in (*weights, r, lt)]
         return tvl1_triton.representation_flow(f1, f2, torch.stack(numbers), n_iter, released)
     a, b = widened(f1), widened(f2)
     image, gradient, border = _SCHEMES[scheme]

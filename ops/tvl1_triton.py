@@ -12,6 +12,7 @@ that a program uses again for its next window. There are no atomics: each window
 """
 
 # ruff: noqa: RUF005  (Triton knows no star)
+# mypy: disable-error-code="assignment"  (tuples that grow)
 
 import math
 from typing import Any
@@ -84,8 +85,8 @@ def _image_gradient(f1, f2, at, here, W, edges, WIDE: tl.constexpr, RELEASED: tl
         inner_x, inner_y = right & left & here, down & up & here
         outer_x, outer_y = here & (inner_x == 0), here & (inner_y == 0)
         x = tl.load(f2 + e, mask=inner_x, other=0).to(WIDE) - tl.load(f2 + w, mask=inner_x, other=0).to(WIDE)
-        y = tl.load(f2 + s, mask=inner_y, other=0).to(WIDE) - tl.load(f2 + n, mask=inner_y, other=0).to(WIDE)
         x += tl.load(f1 + e, mask=outer_x, other=0).to(WIDE) - tl.load(f1 + w, mask=outer_x, other=0).to(WIDE)
+        y = tl.load(f2 + s, mask=inner_y, other=0).to(WIDE) - tl.load(f2 + n, mask=inner_y, other=0).to(WIDE)
         y += tl.load(f1 + s, mask=outer_y, other=0).to(WIDE) - tl.load(f1 + n, mask=outer_y, other=0).to(WIDE)
         gx, gy = 0.5 * x, 0.5 * y
     else:
@@ -237,7 +238,7 @@ def _add(target, added, mask, later, WHOLE: tl.constexpr):
     tl.store(target, added, mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["high"])  # the last pass is no kernel of its own
 def _backward(
     f1, f2, numbers, states, scratch, by_flow, bars_in, bars_out, by_frames, sums,
     items, maps, C, H, W, across, down, stack, halo, high, segments, n, every,
@@ -255,7 +256,8 @@ def _backward(
     kept = scratch + tl.program_id(0).to(tl.int64) * (every + segments) * size
     starts = kept + every * size
     zero = tl.zeros((CELLS,), WIDE)
-    for item in range(tl.program_id(0), items, tl.num_programs(0)):
+    # Not hoisted: what is the same for all windows would take registers in the loops within.
+    for item in tl.range(tl.program_id(0), items, tl.num_programs(0), disable_licm=True):
         base, at, inside, owned, edges = _window(item, maps, H, W, across, down, stack, halo, COLUMNS, CELLS)
         constants = _constants(f1 + base, f2 + base, at, inside, W, edges, w[5], WIDE, RELEASED)
         if WHOLE:
@@ -288,13 +290,14 @@ def _backward(
             tl.debug_barrier()
             for i in range(times):
                 now = kept + (times - 1 - i) * size
-                ux, uy = _read(now, CELLS, spot, every_spot, 2)
+                (ux,) = _read(now, CELLS, spot, every_spot, 1)
                 px, py = _read(now + 2 * CELLS, CELLS, spot, every_spot, 2)
                 bx, by, bpx, bpy, bqx, bqy = bars
-                data_x, data_y, by_constants = _threshold_back(bx, by, ux, uy, constants, by_constants, RELEASED)
                 bpx, bpy, dual_x, totals = _dual_back(bpx, bpy, bx, px, py, ux, edges, w, totals, mine, RELEASED)
+                (uy,) = _read(now + CELLS, CELLS, spot, every_spot, 1)
                 qx, qy = _read(now + 4 * CELLS, CELLS, spot, every_spot, 2)
                 bqx, bqy, dual_y, totals = _dual_back(bqx, bqy, by, qx, qy, uy, edges, w, totals, mine, RELEASED)
+                data_x, data_y, by_constants = _threshold_back(bx, by, ux, uy, constants, by_constants, RELEASED)
                 bars = (bx + (dual_x + data_x), by + (dual_y + data_y), bpx, bpy, bqx, bqy)
         if not WHOLE:
             _write(bars_out + base, plane, at, owned, bars)
