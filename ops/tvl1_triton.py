@@ -12,7 +12,6 @@ that a program uses again for its next window. There are no atomics: each window
 """
 
 # ruff: noqa: RUF005  (Triton knows no star)
-# mypy: disable-error-code="assignment"  (tuples that grow)
 
 import math
 from typing import Any
@@ -66,7 +65,7 @@ def _read(pointer, plane, at, mask, COUNT: tl.constexpr = _FIELDS):
     """The fields of a state, or the first of them."""
     state = ()
     for i in tl.static_range(COUNT):
-        state = state + (tl.load(pointer + i * plane + at, mask=mask, other=0),)
+        state = state + (tl.load(pointer + i * plane + at, mask=mask, other=0),)  # type: ignore[assignment]
     return state
 
 
@@ -313,9 +312,9 @@ def _backward(
         _add(by_frames + base + at, to_gx, owned, high < segments, WHOLE)
         _add(by_frames + (base + plane) + at, to_gy, owned, high < segments, WHOLE)
         _add(by_frames + (base + 2 * plane) + at, by_rho, owned, high < segments, WHOLE)
-        totals = totals + (tl.where(owned, by_limit * (limit / w[5]), 0.0),)
+        found = totals + (tl.where(owned, by_limit * (limit / w[5]), 0.0),)
         for i in tl.static_range(6):
-            tl.store(sums + tl.cast(item, tl.int64) * 6 + i, tl.sum(totals[i]).to(tl.float64))
+            tl.store(sums + tl.cast(item, tl.int64) * 6 + i, tl.sum(found[i]).to(tl.float64))
 
 
 @triton.jit
