@@ -8,7 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -101,7 +101,7 @@ def usage(cubin: bytes) -> tuple[int, int, int]:
     return got["REG"], got["STACK"] + got["LOCAL"], got["SHARED"]
 
 
-def rows() -> Iterator[tuple[str, ...]]:
+def rows(capabilities: Iterable[int] = SHARED) -> Iterator[tuple[str, ...]]:
     """A line for each kernel that differs, and architecture."""
     seen = set()
     for kernel, arguments, constants in launches():
@@ -111,7 +111,7 @@ def rows() -> Iterator[tuple[str, ...]]:
         types = " ".join(dict.fromkeys(t for t in made.signature.values() if t.startswith("*")))
         said = {kernel.params[i].name: value for (i,), value in made.constants.items()}
         shown = " ".join(f"{key}={value}" for key, value in said.items() if key != "WIDE")
-        for capability in SHARED:
+        for capability in capabilities:
             if (key := (name, types, shown, capability)) in seen:
                 continue
             seen.add(key)
