@@ -1,5 +1,8 @@
 """Optical flow guided feature (OFF18 §4.1, OFF20 §7.1). Definitions and conventions: `motionspec.refimpl.off`."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -88,6 +91,41 @@ def clip_features(clip: Tensor, kernel: str = "paper", *, impl: str = "auto") ->
     a = widened(clip)
     earlier, later = a[:, :, :-1], a[:, :, 1:]
     return torch.cat([*_spatial(earlier, kernel), later - earlier], 1).to(clip.dtype)
+
+
+def register(
+    features: Any, clip_features: Any, adjoint: Any, empty: Callable[[Tensor, tuple[int, ...]], Tensor]
+) -> None:
+    """What the operators of an implementation return, as `empty` lays it out, and their derivatives.
+
+    They are linear: each one's derivative is the other, and so is the derivative of that.
+    """
+
+    def of_pair(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
+        N, C, H, W = f_prev.shape
+        return empty(f_prev, (N, 3 * C, H, W))
+
+    def of_clip(clip: Tensor, middle: float) -> Tensor:
+        N, C, T, H, W = clip.shape
+        return empty(clip, (N, 3 * C, T - 1, H, W))
+
+    def gradient(grad: Tensor, middle: float) -> Tensor:
+        N, C3, pairs, H, W = grad.shape
+        return empty(grad, (N, C3 // 3, pairs + 1, H, W))
+
+    def keep_middle(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.middle = inputs[-1]
+
+    def pair_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        f_prev, f_next = adjoint(grad.unsqueeze(2), ctx.middle).unbind(2)
+        return f_prev, f_next, None
+
+    features.register_fake(of_pair)
+    clip_features.register_fake(of_clip)
+    adjoint.register_fake(gradient)
+    features.register_autograd(pair_backward, setup_context=keep_middle)
+    clip_features.register_autograd(lambda ctx, grad: (adjoint(grad, ctx.middle), None), setup_context=keep_middle)
+    adjoint.register_autograd(lambda ctx, grad: (clip_features(grad, ctx.middle), None), setup_context=keep_middle)
 
 
 def released_features(s_prev: Tensor, f_prev: Tensor, f_next: Tensor, *, impl: str = "auto") -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from motionspec.ops.checks import widened
 from motionspec.ops.compiled import kernel, part, share
+from motionspec.ops.off import register
 
 # Elements of the rows that a piece of work takes of a frame: they stay in the cache until the next frame needs them.
 _BAND = 2**15
@@ -165,34 +166,4 @@ def adjoint(grad: Tensor, middle: float) -> Tensor:
     return out.to(grad.dtype)
 
 
-@features.register_fake
-def _(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
-    N, C, H, W = f_prev.shape
-    return _empty(f_prev, (N, 3 * C, H, W))
-
-
-@clip_features.register_fake
-def _(clip: Tensor, middle: float) -> Tensor:
-    N, C, T, H, W = clip.shape
-    return _empty(clip, (N, 3 * C, T - 1, H, W))
-
-
-@adjoint.register_fake
-def _(grad: Tensor, middle: float) -> Tensor:
-    N, C3, pairs, H, W = grad.shape
-    return _empty(grad, (N, C3 // 3, pairs + 1, H, W))
-
-
-def _keep_middle(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.middle = inputs[-1]
-
-
-def _features_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-    f_prev, f_next = adjoint(grad.unsqueeze(2), ctx.middle).unbind(2)
-    return f_prev, f_next, None
-
-
-# The operators are linear: each one's derivative is the other, and so is the derivative of that.
-features.register_autograd(_features_backward, setup_context=_keep_middle)
-clip_features.register_autograd(lambda ctx, grad: (adjoint(grad, ctx.middle), None), setup_context=_keep_middle)
-adjoint.register_autograd(lambda ctx, grad: (clip_features(grad, ctx.middle), None), setup_context=_keep_middle)
+register(features, clip_features, adjoint, _empty)

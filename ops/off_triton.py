@@ -12,6 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from motionspec.ops.off import register
+
 # Columns and rows of a program; warps. What they cost in registers: `benchmarks/resources.txt`.
 _BLOCK, _ROWS, _WARPS = 128, 8, 4
 
@@ -141,34 +143,4 @@ def adjoint(grad: Tensor, middle: float) -> Tensor:
     return out
 
 
-@features.register_fake
-def _(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
-    N, C, H, W = f_prev.shape
-    return f_prev.new_empty((N, 3 * C, H, W))
-
-
-@clip_features.register_fake
-def _(clip: Tensor, middle: float) -> Tensor:
-    N, C, T, H, W = clip.shape
-    return clip.new_empty((N, 3 * C, T - 1, H, W))
-
-
-@adjoint.register_fake
-def _(grad: Tensor, middle: float) -> Tensor:
-    N, C3, pairs, H, W = grad.shape
-    return grad.new_empty((N, C3 // 3, pairs + 1, H, W))
-
-
-def _keep_middle(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    ctx.middle = inputs[-1]
-
-
-def _features_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-    f_prev, f_next = adjoint(grad.unsqueeze(2), ctx.middle).unbind(2)
-    return f_prev, f_next, None
-
-
-# The operators are linear: each one's derivative is the other, and so is the derivative of that.
-features.register_autograd(_features_backward, setup_context=_keep_middle)
-clip_features.register_autograd(lambda ctx, grad: (adjoint(grad, ctx.middle), None), setup_context=_keep_middle)
-adjoint.register_autograd(lambda ctx, grad: (clip_features(grad, ctx.middle), None), setup_context=_keep_middle)
+register(features, clip_features, adjoint, Tensor.new_empty)
