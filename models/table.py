@@ -1,0 +1,91 @@
+"""The networks of the papers as data: what `tests/test_networks.py` builds, walks and compares, one row a network."""
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from motionspec.ops import losses
+
+__all__ = ["STEMS", "Network", "Stage", "networks"]
+
+STEMS = (
+    "bn_inception",
+    "resnet",
+    "off_tsn",
+    "off_tsm",
+    "off_rfcn",
+    "off_dncnn",
+    "repflow",
+    "disentangled",
+    "actionflownet",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A line of a stage table: what the module of this name gives for one sample (its output without the first axis).
+
+    Of a module that is called more than once, what its first call gives.
+    """
+
+    module: str
+    shape: tuple[int, ...]
+    source: str
+
+
+def classification(network: nn.Module, clip: Tensor) -> Tensor:
+    """What most networks learn: sample k is of class k."""
+    scores = network(clip)
+    label = torch.arange(len(scores), device=scores.device)
+    return losses.cross_entropy(scores, label, reduction="mean")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """A network of a paper, or one that a paper's network is built on.
+
+    build(**arguments) is the paper's full size, for clips (N, *input), input = (C, T, H, W); build(**small) is the same
+    network, narrow, for clips (N, *small_input) that a test affords. reference is "stem.function" under
+    `motionspec.refimpl`: called with the state_dict as float64 arrays, a clip, and those of the arguments that it has a
+    parameter for; it gives what `parts` gives. A variant is arguments to put on `small` that change what is computed
+    and, where the clip must differ too, its (C, T, H, W) under "input". exempt are regular expressions of the
+    parameters that may have no gradient in training, such as biases before a batch norm. loss is what a few samples
+    are learned by: loss(network, clip).
+    """
+
+    name: str
+    source: str
+    build: Callable[..., nn.Module]
+    input: tuple[int, int, int, int]
+    small: Mapping[str, Any]
+    small_input: tuple[int, int, int, int]
+    reference: str
+    stages: tuple[Stage, ...]
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    variants: tuple[Mapping[str, Any], ...] = ()
+    exempt: tuple[str, ...] = ()
+    loss: Callable[[nn.Module, Tensor], Tensor] = classification
+
+    def cases(self) -> list[tuple[dict[str, Any], tuple[int, int, int, int]]]:
+        """Arguments and clip shape of the small network and of each variant of it."""
+        cases = []
+        for variant in ({}, *self.variants):
+            arguments = {**self.small, **variant}
+            shape = arguments.pop("input", self.small_input)
+            cases.append((arguments, shape))
+        return cases
+
+
+def networks() -> dict[str, Network]:
+    """Every network by name, stem by stem."""
+    rows: list[Network] = []
+    for stem in STEMS:
+        name = f"motionspec.models.{stem}"
+        if importlib.util.find_spec(name) is not None:
+            rows += importlib.import_module(name).NETWORKS
+    return {row.name: row for row in rows}

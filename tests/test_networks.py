@@ -1,0 +1,239 @@
+"""What every network owes (`motionspec.models.table`): its reference, its stage table, gradients, learning, exports."""
+
+import functools
+import importlib
+import inspect
+import io
+import re
+import sys
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+
+from motionspec.models.table import STEMS, networks  # noqa: E402
+from motionspec.models.tables import ABLATIONS  # noqa: E402
+
+each_network = pytest.mark.parametrize("name", networks())
+CASES = [(name, k) for name, row in networks().items() for k in range(len(row.cases()))]
+each_case = pytest.mark.parametrize("name, k", CASES, ids=[f"{name}-{k}" for name, k in CASES])
+FORM = r"^[\w.+-]+: \w+: expected .+, got .+"  # of a message about bad input
+
+
+def small(name, k=0, seed=0):
+    """The k-th case of a network, in float64 and eval mode; nothing in it is still zero or one as it starts."""
+    torch.manual_seed(seed)
+    arguments, _ = networks()[name].cases()[k]
+    network = networks()[name].build(**arguments).double().eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim < 2:
+                parameter += 0.1 * torch.randn_like(parameter)
+        for key, buffer in network.named_buffers():
+            if key.endswith("running_mean"):
+                buffer.normal_(std=0.1)
+            elif key.endswith("running_var"):
+                buffer.uniform_(0.5, 1.5)
+    return network
+
+
+built = functools.cache(small)  # for tests that do not change it
+
+
+def clip_of(name, k=0, seed=0, samples=2):
+    _, shape = networks()[name].cases()[k]
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(samples, *shape, generator=generator, dtype=torch.float64)
+
+
+def close(got, want, tolerance):
+    """Elementwise, relative to the largest magnitude."""
+    np.testing.assert_allclose(got, want, rtol=0, atol=tolerance * max(np.abs(want).max(), 1e-300))
+
+
+def predictions(network, clip):
+    """Those of all parts that are made of numbers with derivatives."""
+    return {key: part for key, part in network.parts(clip).items() if part.is_floating_point()}
+
+
+def test_each_network_has_one_name_and_a_source():
+    rows = [
+        row
+        for stem in STEMS
+        if (module := sys.modules.get(f"motionspec.models.{stem}")) is not None
+        for row in module.NETWORKS
+    ]
+    assert len({row.name for row in rows}) == len(rows) == len(networks())
+    for row in rows:
+        for source in (row.source, *(stage.source for stage in row.stages)):
+            assert source
+
+
+@each_case
+def test_agrees_with_the_reference(name, k):
+    row, network, clip = networks()[name], built(name, k), clip_of(name, k)
+    stem, function = row.reference.split(".")
+    reference = getattr(importlib.import_module(f"motionspec.refimpl.{stem}"), function)
+    arguments, _ = row.cases()[k]
+    known = {key: value for key, value in arguments.items() if key in inspect.signature(reference).parameters}
+    weights = {key: value.numpy() for key, value in network.state_dict().items()}
+    want = reference(weights, clip.numpy(), **known)
+    with torch.no_grad():
+        got = network.parts(clip)
+        assert torch.equal(network(clip), got["scores"])
+    assert got.keys() == want.keys()
+    for key in got:
+        assert np.abs(want[key]).max() > 0, key
+        close(got[key].numpy(), want[key], 1e-9)
+
+
+@each_network
+def test_full_size_has_the_stages_of_its_table(name):
+    row = networks()[name]
+    with torch.device("meta"):
+        network = row.build(**row.arguments).eval()
+        clip = torch.empty(1, *row.input)
+    shapes = {}
+    for stage in row.stages:
+
+        def record(module, inputs, output, key=stage.module):
+            shapes.setdefault(key, tuple(output.shape[1:]))
+
+        network.get_submodule(stage.module).register_forward_hook(record)
+    with torch.no_grad():
+        network(clip)
+    assert shapes == {stage.module: stage.shape for stage in row.stages}
+
+
+@each_network
+def test_every_parameter_learns(name):
+    """In training, but without dropout, which may leave nothing of a narrow layer."""
+    row, network = networks()[name], small(name).train()
+    without_dropout(network)
+    parts = predictions(network, clip_of(name))
+    generator = torch.Generator().manual_seed(1)
+    loss = sum(
+        (part * torch.randn(part.shape, generator=generator, dtype=part.dtype)).sum()
+        for part in parts.values()
+        if part.requires_grad
+    )
+    loss.backward()
+    sizes = {
+        key: parameter.grad.abs().max().item() if parameter.grad is not None else 0.0
+        for key, parameter in network.named_parameters()
+        if parameter.requires_grad
+    }
+    assert np.isfinite(list(sizes.values())).all()
+    for pattern in row.exempt:
+        assert any(re.fullmatch(pattern, key) for key in sizes), f"{pattern} exempts nothing"
+    largest = max(sizes.values())
+    idle = [key for key, size in sizes.items() if not size > 1e-8 * largest]
+    assert not [key for key in idle if not any(re.fullmatch(pattern, key) for pattern in row.exempt)]
+    if hasattr(network, "groups"):
+        grouped = [id(p) for group in network.groups() for p in group["params"]]
+        assert sorted(grouped) == sorted(id(p) for p in network.parameters() if p.requires_grad)
+
+
+def without_dropout(network):
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.dropout._DropoutNd):
+            module.eval()
+
+
+@each_network
+def test_a_small_batch_can_be_learnt(name):
+    row = networks()[name]
+    torch.manual_seed(0)
+    network = row.build(**row.small).train()
+    without_dropout(network)
+    clip = clip_of(name).float()
+    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=3e-3)
+    first = None
+    for _ in range(60):
+        loss = row.loss(network, clip)
+        first = loss.item() if first is None else first
+        if loss.item() < 0.1 * first:
+            return
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    pytest.fail(f"the loss only falls from {first:.3g} to {loss.item():.3g}")
+
+
+@each_network
+def test_inference_is_deterministic_and_each_sample_is_on_its_own(name):
+    network, clip = built(name), clip_of(name)
+    with torch.no_grad():
+        both, again = network.parts(clip), network.parts(clip)
+        alone = [network.parts(clip[n : n + 1]) for n in range(2)]
+    for key in both:
+        assert torch.equal(both[key], again[key])
+        assert len(both[key]) == 2
+        close(torch.cat([part[key] for part in alone]).numpy(), both[key].numpy(), 1e-11)
+
+
+@each_network
+def test_weights_survive_a_file(name):
+    network, other = built(name), small(name, seed=1)
+    clip = clip_of(name)
+    with torch.no_grad():
+        before = other(clip)
+        file = io.BytesIO()
+        torch.save(network.state_dict(), file)
+        file.seek(0)
+        other.load_state_dict(torch.load(file, weights_only=True))
+        assert torch.equal(other(clip), network(clip)) and not torch.equal(before, network(clip))
+
+
+@each_network
+def test_bad_arguments_are_refused_in_one_form(name):
+    row, network, clip = networks()[name], built(name), clip_of(name)
+    signature = inspect.signature(row.build).parameters
+    for argument in ("width", "classes"):
+        if argument in signature:
+            with pytest.raises(ValueError, match=FORM):
+                row.build(**{**row.small, argument: 0})
+    for argument in [key for key, p in signature.items() if isinstance(p.default, str)]:
+        with pytest.raises(ValueError, match=FORM):
+            row.build(**{**row.small, argument: "nonsense"})
+    for bad in (clip[0], clip[:, :-1], clip[:, :, :0]):
+        with pytest.raises(ValueError, match=FORM):
+            network(bad)
+    with pytest.raises(TypeError, match=FORM):
+        network(clip.long())
+
+
+@each_network
+def test_compiles_as_one_graph(name):
+    network, clip = built(name), clip_of(name)
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    with torch.no_grad():
+        close(compiled(clip).numpy(), network(clip).numpy(), 1e-12)
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of torch about itself
+@each_network
+def test_exports_to_pytorch_and_onnx(name, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    network, clip = small(name).float(), clip_of(name).float()
+    want = network(clip).detach().numpy()
+    program = torch.export.export(network, (clip,))
+    close(program.module()(clip).detach().numpy(), want, 1e-5)
+    path = tmp_path / "network.onnx"
+    torch.onnx.export(program, dynamo=True, verbose=False).save(path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    (got,) = session.run(None, {session.get_inputs()[0].name: clip.numpy()})
+    close(got, want, 1e-4)
+
+
+def test_every_row_of_the_ablation_tables_can_be_built():
+    known = networks()
+    seen = set()
+    for row in ABLATIONS:
+        assert row.networks and (row.paper, row.table, row.label) not in seen
+        seen.add((row.paper, row.table, row.label))
+        for name, arguments in row.networks:
+            with torch.device("meta"):
+                known[name].build(**known[name].arguments | arguments)
