@@ -11,6 +11,6 @@ try:
 except ModuleNotFoundError as error:
     raise ModuleNotFoundError("motionspec.ops needs PyTorch: pip install 'motionspec[torch]'", name="torch") from error
 
-from motionspec.ops import brightness, costvol, detection, losses, metrics, off, pool3d, tvl1, warp
+from motionspec.ops import brightness, costvol, detection, layers, losses, metrics, off, pool3d, tvl1, warp
 
-__all__ = ["brightness", "costvol", "detection", "losses", "metrics", "off", "pool3d", "tvl1", "warp"]
+__all__ = ["brightness", "costvol", "detection", "layers", "losses", "metrics", "off", "pool3d", "tvl1", "warp"]

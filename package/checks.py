@@ -114,3 +114,111 @@ def single(operator: str, argument: str, shape: tuple[int, ...]) -> None:
     """Raise ValueError unless an array of that shape has exactly one element."""
     if math.prod(shape) != 1:
         raise ValueError(message(operator, argument, "one element", shape))
+
+
+# -- layers ------------------------------------------------------------------------------------------------------------
+
+_SPACE = (("W",), ("H", "W"), ("T", "H", "W"))
+
+
+def space(x: Any, *options: Any) -> tuple[str, ...]:
+    """The names of the 1 to 3 space axes: as many as an option that is a tuple has, or else x (N, C, *space)."""
+    given = [len(option) for option in options if isinstance(option, tuple)]
+    axes = given[0] if given else getattr(x, "ndim", 0) - 2
+    return _SPACE[min(max(axes, 1), 3) - 1]
+
+
+def patterns(axes: tuple[str, ...], **arguments: tuple[Any, str]) -> dict[str, tuple[Any, str]]:
+    """Patterns for `shapes` of those arguments that are given; `*` stands for the space axes, `K*` for the kernel's."""
+    spelled = {"*": " ".join(axes), "K*": " ".join(f"K_{axis}" for axis in axes)}
+    return {
+        name: (array, " ".join(spelled.get(word, word) for word in pattern.split()))
+        for name, (array, pattern) in arguments.items()
+        if array is not None
+    }
+
+
+def per_axis(operator: str, argument: str, value: Any, axes: int, least: int = 0) -> tuple[int, ...]:
+    """A whole number for each axis, from one for all or a tuple. Raises ValueError for anything else."""
+    values = value if isinstance(value, tuple) else (value,) * axes
+    whole = all(isinstance(v, Integral) and not isinstance(v, bool) and int(v) >= least for v in values)
+    if len(values) != axes or not whole:
+        raise ValueError(message(operator, argument, f"an int >= {least} or a tuple of {axes} of them", repr(value)))
+    return tuple(int(v) for v in values)
+
+
+def multiple(operator: str, argument: str, axis: str, size: int, groups: int) -> None:
+    """Raise ValueError unless the channels can be cut into `groups` equal blocks."""
+    if size % groups:
+        raise ValueError(message(operator, argument, f"{axis} a multiple of groups={groups}", f"{axis}={size}"))
+
+
+def reached(operator: str, padded: tuple[int, ...], extent: tuple[int, ...]) -> None:
+    """Raise ValueError unless a map of sides `padded` has at least the sides `extent`."""
+    if any(side < least for side, least in zip(padded, extent, strict=True)):
+        raise ValueError(message(operator, "x", f"sides, with padding, of at least {extent}", padded))
+
+
+def convolved(operator: str, x: Any, weight: Any, groups: Any, pad: tuple[int, ...], gap: tuple[int, ...]) -> None:
+    """Raise TypeError or ValueError unless weight (O, I, *kernel) fits x (N, C, *space), both checked by themselves."""
+    C, (O, I), kernel = x.shape[1], weight.shape[:2], weight.shape[2:]  # noqa: E741
+    count(operator, "groups", groups)
+    multiple(operator, "x", "C", C, groups)
+    multiple(operator, "weight", "O", O, groups)
+    if I * groups != C:
+        raise ValueError(message(operator, "weight", f"I=C/groups={C // groups} input channels", f"I={I}"))
+    padded = tuple(side + 2 * p for side, p in zip(x.shape[2:], pad, strict=True))
+    reached(operator, padded, tuple(d * (k - 1) + 1 for k, d in zip(kernel, gap, strict=True)))
+
+
+def transposed(
+    operator: str,
+    x: Any,
+    weight: Any,
+    bias: Any,
+    groups: Any,
+    step: tuple[int, ...],
+    pad: tuple[int, ...],
+    more: tuple[int, ...],
+) -> tuple[int, ...]:
+    """The sides that x (N, C, *space) and weight (C, O/groups, *kernel), both checked by themselves, give.
+
+    Raises TypeError or ValueError unless they, the bias and the options fit.
+    """
+    count(operator, "groups", groups)
+    multiple(operator, "x", "C", x.shape[1], groups)
+    if bias is not None and len(bias) != groups * weight.shape[1]:
+        raise ValueError(message(operator, "bias", f"shape ({groups * weight.shape[1]},)", tuple(bias.shape)))
+    if any(m >= s for m, s in zip(more, step, strict=True)):
+        raise ValueError(message(operator, "output_padding", f"less than stride={step}", more))
+    grown = zip(x.shape[2:], weight.shape[2:], step, pad, more, strict=True)
+    sides = tuple((side - 1) * s + k - 2 * p + m for side, k, s, p, m in grown)
+    if min(sides) < 1:
+        raise ValueError(message(operator, "padding", "so little that a side of at least 1 is left", f"sides {sides}"))
+    return sides
+
+
+def pooled(
+    operator: str, x: Any, size: Any, stride: Any, padding: Any, ceil_mode: bool
+) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:
+    """Size, stride and padding for each space axis of x (N, C, *space), checked by itself, without a stride the size.
+
+    Raises ValueError unless they fit: each window holds a pixel, and there is at least one.
+    """
+    axes = x.ndim - 2
+    size = per_axis(operator, "size", size, axes, 1)
+    step = size if stride is None else per_axis(operator, "stride", stride, axes, 1)
+    pad = per_axis(operator, "padding", padding, axes)
+    if any(2 * p > k for p, k in zip(pad, size, strict=True)):
+        raise ValueError(message(operator, "padding", f"at most half of size={size}", pad))
+    padded = tuple(side + 2 * p for side, p in zip(x.shape[2:], pad, strict=True))
+    reached(operator, padded, tuple(k - (s - 1 if ceil_mode else 0) for k, s in zip(size, step, strict=True)))
+    return size, step, pad
+
+
+def along(operator: str, x: Any, axis: Any) -> str:
+    """The pattern for `shapes` of x (N, ...). Raises ValueError unless it has the axis, and it is not the first."""
+    axes = getattr(x, "ndim", 2)
+    if not isinstance(axis, Integral) or int(axis) % max(axes, 1) == 0 or not -axes <= axis < axes:
+        raise ValueError(message(operator, "axis", f"an axis of x, which has {axes}, but the first", repr(axis)))
+    return " ".join(["N", *(f"A{i}" for i in range(1, axes))])

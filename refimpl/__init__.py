@@ -7,6 +7,30 @@ in pixels per frame step; the origin is the centre of the top-left pixel; F0(p) 
 if __name__ != "motionspec.refimpl":
     raise ImportError(f"import motionspec.refimpl, not {__name__}: the folder is a part of the package motionspec")
 
-from motionspec.refimpl import brightness, costvol, detection, losses, metrics, off, pool3d, sampling, tvl1, warp
+from motionspec.refimpl import (
+    brightness,
+    costvol,
+    detection,
+    layers,
+    losses,
+    metrics,
+    off,
+    pool3d,
+    sampling,
+    tvl1,
+    warp,
+)
 
-__all__ = ["brightness", "costvol", "detection", "losses", "metrics", "off", "pool3d", "sampling", "tvl1", "warp"]
+__all__ = [
+    "brightness",
+    "costvol",
+    "detection",
+    "layers",
+    "losses",
+    "metrics",
+    "off",
+    "pool3d",
+    "sampling",
+    "tvl1",
+    "warp",
+]
