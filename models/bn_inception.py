@@ -45,7 +45,7 @@ def _convolution(inside: int, outside: int, kernel: int, stride: int = 1) -> nn.
 class _Block(nn.ModuleDict):
     """Four branches side by side, concatenated; its layers are named as in the published weights."""
 
-    def __init__(self, inside: int, one: int, three: tuple[int, ...], double: tuple[int, ...], pool: int, kind: str):
+    def __init__(self, inside: int, one: int, three: list[int], double: list[int], pool: int, kind: str):
         stride = 1 if one else 2
         layers = {
             "3x3_reduce": _convolution(inside, three[0], 1),
@@ -87,11 +87,11 @@ class BNInception(nn.Module):
         super().__init__()
         positive("BNInception", "width", width)
 
-        def wide(*channels: int) -> tuple[int, ...]:
-            return tuple(max(1, round(c * width)) if c else 0 for c in channels)
+        def wide(channels: int) -> int:
+            return max(1, round(channels * width)) if channels else 0
 
         self.in_channels = count("BNInception", "in_channels", in_channels)
-        (c1,), (c2, c3) = wide(64), wide(64, 192)
+        c1, c2, c3 = wide(64), wide(64), wide(192)
         self.conv1 = nn.Sequential(OrderedDict({"7x7_s2": _convolution(in_channels, c1, 7, 2)}))
         self.pool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
         conv2 = {"3x3_reduce": _convolution(c1, c2, 1), "3x3": _convolution(c2, c3, 3)}
@@ -100,7 +100,7 @@ class BNInception(nn.Module):
         self.channels = {"conv1": c1, "pool1": c1, "conv2": c3, "pool2": c3}
         inside = c3
         for name, (one, three, double, pool, kind) in _BLOCKS.items():
-            block = _Block(inside, *wide(one), wide(*three), wide(*double), *wide(pool), kind)
+            block = _Block(inside, wide(one), [*map(wide, three)], [*map(wide, double)], wide(pool), kind)
             self.add_module(f"inception_{name}", block)
             inside = self.channels[f"inception_{name}"] = block.channels
         for module in self.modules():
