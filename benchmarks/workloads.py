@@ -124,6 +124,7 @@ def workloads(judged: Mapping[str, list[dict[str, Any]]]) -> Iterator[Workload]:
 # Their derivative does not depend on where it is taken: backward need not read the inputs.
 LINEAR = {
     "brightness.gradient",
+    "layers.average_pool",
     "losses.consensus",
     "off.clip_features",
     "off.cross_gradient",
@@ -157,6 +158,11 @@ def _window(s: Mapping[str, int]) -> int:
     return (2 * s["radius"] + 1) ** 2
 
 
+def _multiplied(s: Mapping[str, int], kernel: int, places: int) -> tuple[int, int]:
+    forward = 2 * s["N"] * s["S"] * s["C"] * kernel * places
+    return forward, 2 * forward
+
+
 # Forward and backward, from the sizes and options together: an addition, multiplication, comparison, division or root
 # counts as one. Those that are not here take a few operations an element, and bytes bind them on any machine.
 OPERATIONS = {
@@ -174,6 +180,12 @@ OPERATIONS = {
     "costvol.displacement_map": lambda s: (2 * _pixels(s) * _window(s), 6 * _pixels(s) * _window(s)),
     # Of an iteration: 7 for rho and its threshold, 26 for each component; backward repeats it and has twice as many.
     "tvl1.representation_flow": lambda s: (60 * s["n_iter"] * _pixels(s), 180 * s["n_iter"] * _pixels(s)),
+    # A product and a sum for each weight and place; backward for the map and again for the weight.
+    "layers.convolution": lambda s: _multiplied(
+        s, (s["P"] + 1) * (s["Q"] + 1), (s["H"] + 4 - s["P"]) * (s["W"] + 4 - s["Q"])
+    ),
+    "layers.transposed_convolution": lambda s: _multiplied(s, (s["P"] + 3) * (s["Q"] + 3), s["H"] * s["W"]),
+    "layers.linear": lambda s: (2 * s["N"] * s["C"] * s["K"], 4 * s["N"] * s["C"] * s["K"]),
     # By default 5 warps of 30 such iterations on each scale, which has 0.8 of the one before's side.
     "tvl1.pyramid_flow": lambda s: (round(60 * 5 * 30 * _pixels(s) / (1 - 0.8**2)), 0),
 }

@@ -14,9 +14,10 @@ from motionspec.ops.checks import tensors
 
 Sides = tuple[int, ...]
 
-_CONVOLUTION = (F.conv1d, F.conv2d, F.conv3d)
-_TRANSPOSED = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
-_MAXIMUM = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_CONVOLUTION: tuple[Any, ...] = (F.conv1d, F.conv2d, F.conv3d)
+_TRANSPOSED: tuple[Any, ...] = (F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d)
+_MAXIMUM: tuple[Any, ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+_MEAN: tuple[Any, ...] = (F.avg_pool1d, F.avg_pool2d)
 
 
 def convolution(
@@ -39,7 +40,7 @@ def convolution(
     """
     name = "layers.convolution"
     axes = space(x, stride, padding, dilation)
-    given = tensors(name, impl, **patterns(axes, x=(x, "N C *"), weight=(weight, "O I K*"), bias=(bias, "O")))
+    given = tensors(name, impl, **patterns(axes, x=(x, "N C *"), weight=(weight, "O I K*"), bias=(bias, "O?")))
     step = per_axis(name, "stride", stride, len(axes), 1)
     pad = per_axis(name, "padding", padding, len(axes))
     gap = per_axis(name, "dilation", dilation, len(axes), 1)
@@ -68,7 +69,7 @@ def transposed_convolution(
     """
     name = "layers.transposed_convolution"
     axes = space(x, stride, padding, output_padding)
-    given = tensors(name, impl, **patterns(axes, x=(x, "N C *"), weight=(weight, "C O K*"), bias=(bias, "B")))
+    given = tensors(name, impl, **patterns(axes, x=(x, "N C *"), weight=(weight, "C O K*"), bias=(bias, "B?")))
     step = per_axis(name, "stride", stride, len(axes), 1)
     pad = per_axis(name, "padding", padding, len(axes))
     more = per_axis(name, "output_padding", output_padding, len(axes))
@@ -94,7 +95,7 @@ def batch_norm(
     """
     name = "layers.batch_norm"
     wanted = patterns(
-        space(x), x=(x, "N C *"), mean=(mean, "C"), var=(var, "C"), weight=(weight, "C"), bias=(bias, "C")
+        space(x), x=(x, "N C *"), mean=(mean, "C"), var=(var, "C"), weight=(weight, "C?"), bias=(bias, "C?")
     )
     given = dict(zip(wanted, tensors(name, impl, **wanted), strict=True))
     positive(name, "eps", eps)
@@ -143,8 +144,7 @@ def average_pool(
     (a,) = tensors("layers.average_pool", impl, **patterns(space(x, size, stride, padding), x=(x, "N C *")))
     size, step, pad = pooled("layers.average_pool", x, size, stride, padding, ceil_mode)
     if len(size) < 3:
-        pool: Any = (F.avg_pool1d, F.avg_pool2d)[len(size) - 1]
-        return pool(a, size, step, pad, ceil_mode, count_include_pad).to(x.dtype)
+        return _MEAN[len(size) - 1](a, size, step, pad, ceil_mode, count_include_pad).to(x.dtype)
     # avg_pool3d refuses a side below the size. A mean over a box is one of means, also at the border.
     a = F.avg_pool2d(a.flatten(1, 2), size[1:], step[1:], pad[1:], ceil_mode, count_include_pad)
     a, sides = a.unflatten(1, x.shape[1:3]).flatten(3), a.shape[2:]
@@ -157,7 +157,7 @@ def linear(x: Tensor, weight: Tensor, *, bias: Tensor | None = None, impl: str =
 
     Raises TypeError or ValueError for dtypes, devices, shapes or `impl`.
     """
-    wanted = patterns((), x=(x, "N I"), weight=(weight, "O I"), bias=(bias, "O"))
+    wanted = patterns((), x=(x, "N I"), weight=(weight, "O I"), bias=(bias, "O?"))
     return F.linear(*tensors("layers.linear", impl, **wanted)).to(x.dtype)
 
 

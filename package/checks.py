@@ -129,12 +129,12 @@ def space(x: Any, *options: Any) -> tuple[str, ...]:
 
 
 def patterns(axes: tuple[str, ...], **arguments: tuple[Any, str]) -> dict[str, tuple[Any, str]]:
-    """Patterns for `shapes` of those arguments that are given; `*` stands for the space axes, `K*` for the kernel's."""
+    """Patterns for `shapes`: `*` stands for the space axes, `K*` for the kernel's; one with a `?` may be None."""
     spelled = {"*": " ".join(axes), "K*": " ".join(f"K_{axis}" for axis in axes)}
     return {
-        name: (array, " ".join(spelled.get(word, word) for word in pattern.split()))
+        name: (array, " ".join(spelled.get(word, word) for word in pattern.rstrip("?").split()))
         for name, (array, pattern) in arguments.items()
-        if array is not None
+        if array is not None or not pattern.endswith("?")
     }
 
 
@@ -219,6 +219,6 @@ def pooled(
 def along(operator: str, x: Any, axis: Any) -> str:
     """The pattern for `shapes` of x (N, ...). Raises ValueError unless it has the axis, and it is not the first."""
     axes = getattr(x, "ndim", 2)
-    if not isinstance(axis, Integral) or int(axis) % max(axes, 1) == 0 or not -axes <= axis < axes:
+    if type(axis) is not int or axis % max(axes, 1) == 0 or not -axes <= axis < axes:
         raise ValueError(message(operator, "axis", f"an axis of x, which has {axes}, but the first", repr(axis)))
     return " ".join(["N", *(f"A{i}" for i in range(1, axes))])

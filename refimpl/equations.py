@@ -9,6 +9,7 @@ from motionspec.refimpl import (
     rows_brightness,
     rows_costvol,
     rows_detection,
+    rows_layers,
     rows_losses,
     rows_metrics,
     rows_off,
@@ -33,6 +34,7 @@ EQUATIONS: dict[str, Equation] = {
         rows_metrics,
         rows_pool3d,
         rows_detection,
+        rows_layers,
     )
     for row in stem.ROWS
 }

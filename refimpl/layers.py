@@ -4,6 +4,8 @@ Arrays are (N, C, *space) with one to three space axes: (W), (H, W) or (T, H, W)
 number for all of them, or a tuple.
 """
 
+import math
+
 import numpy as np
 
 from motionspec.checks import along, convolved, message, patterns, per_axis, pooled, positive, space, transposed
@@ -38,7 +40,7 @@ def convolution(
     """
     name = "layers.convolution"
     axes = space(x, stride, padding, dilation)
-    given = arrays(name, **patterns(axes, x=(x, "N C *"), weight=(weight, "O I K*"), bias=(bias, "O")))
+    given = arrays(name, **patterns(axes, x=(x, "N C *"), weight=(weight, "O I K*"), bias=(bias, "O?")))
     x, weight = given[:2]
     step = per_axis(name, "stride", stride, len(axes), 1)
     pad = per_axis(name, "padding", padding, len(axes))
@@ -47,10 +49,10 @@ def convolution(
     (O, I), kernel = weight.shape[:2], weight.shape[2:]  # noqa: E741
     x = _padded(x, pad, pad, 0.0)
     out = tuple(1 + (side - d * (k - 1) - 1) // s for side, k, s, d in zip(x.shape[2:], kernel, step, gap, strict=True))
-    y = np.zeros((len(x), groups, O // groups, int(np.prod(out))))
+    y = np.zeros((len(x), groups, O // groups, math.prod(out)))
     for k in np.ndindex(kernel):
         w = weight[:, :, *k].reshape(groups, O // groups, I)
-        y += w @ _window(x, k, out, step, gap).reshape(len(x), groups, I, -1)
+        y += w @ _window(x, k, out, step, gap).reshape(len(x), groups, I, math.prod(out))
     return _plus(y.reshape(len(x), O, *out), given[2:])
 
 
@@ -79,7 +81,7 @@ def transposed_convolution(
     """
     name = "layers.transposed_convolution"
     axes = space(x, stride, padding, output_padding)
-    given = arrays(name, **patterns(axes, x=(x, "N C *"), weight=(weight, "C O K*"), bias=(bias, "B")))
+    given = arrays(name, **patterns(axes, x=(x, "N C *"), weight=(weight, "C O K*"), bias=(bias, "B?")))
     x, weight = given[:2]
     step = per_axis(name, "stride", stride, len(axes), 1)
     pad = per_axis(name, "padding", padding, len(axes))
@@ -89,7 +91,7 @@ def transposed_convolution(
     y = np.zeros((N, groups * O, *(side + 2 * p for side, p in zip(out, pad, strict=True))))
     for k in np.ndindex(kernel):
         w = weight[:, :, *k].reshape(groups, C // groups, O).swapaxes(1, 2)
-        each = w @ x.reshape(N, groups, C // groups, -1)
+        each = w @ x.reshape(N, groups, C // groups, math.prod(sides))
         _window(y, k, sides, step)[...] += each.reshape(N, groups * O, *sides)
     inside = tuple(slice(p, p + side) for p, side in zip(pad, out, strict=True))
     return _plus(y[:, :, *inside], given[2:])
@@ -110,7 +112,7 @@ def batch_norm(
     """
     name = "layers.batch_norm"
     wanted = patterns(
-        space(x), x=(x, "N C *"), mean=(mean, "C"), var=(var, "C"), weight=(weight, "C"), bias=(bias, "C")
+        space(x), x=(x, "N C *"), mean=(mean, "C"), var=(var, "C"), weight=(weight, "C?"), bias=(bias, "C?")
     )
     given = dict(zip(wanted, arrays(name, **wanted), strict=True))
     positive(name, "eps", eps)
@@ -118,7 +120,7 @@ def batch_norm(
         raise ValueError(message(name, "var", "values of at least 0", given["var"].min()))
     x = given.pop("x")
     c = {word: array.reshape(-1, *[1] * (x.ndim - 2)) for word, array in given.items()}
-    return c.get("weight", 1.0) * (x - c["mean"]) / np.sqrt(c["var"] + eps) + c.get("bias", 0.0)
+    return c.get("weight", np.ones(1)) * (x - c["mean"]) / np.sqrt(c["var"] + eps) + c.get("bias", np.zeros(1))
 
 
 def max_pool(
@@ -176,7 +178,7 @@ def average_pool(
     counts = _padded(np.ones((1, 1, *x.shape[2:])), pad, pad, float(count_include_pad))
     counts = _padded(counts, (0,) * len(pad), tuple(b - p for b, p in zip(behind, pad, strict=True)), 0.0)
     x = _padded(x, pad, behind, 0.0)
-    total, count = (sum(_window(a, k, out, step) for k in np.ndindex(size)) for a in (x, counts))
+    total, count = (np.sum([_window(a, k, out, step) for k in np.ndindex(size)], axis=0) for a in (x, counts))
     return total / count
 
 
@@ -191,7 +193,7 @@ def linear(x: Array, weight: Array, *, bias: Array | None = None) -> Array:
     Deviations: none known.
     Raises: TypeError or ValueError for dtypes, shapes, or values that are not finite.
     """
-    x, weight, *given = arrays("layers.linear", **patterns((), x=(x, "N I"), weight=(weight, "O I"), bias=(bias, "O")))
+    x, weight, *given = arrays("layers.linear", **patterns((), x=(x, "N I"), weight=(weight, "O I"), bias=(bias, "O?")))
     return _plus(x @ weight.T, given)
 
 
