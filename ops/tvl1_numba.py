@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionspec.ops.compiled import apart, kernel, part, share
+from motionspec.ops.compiled import apart, copy, kernel, part, share
 from motionspec.ops.support import no_second_derivative
 
 _STATES = 1 << 19  # bytes of states that backward keeps before it thins them out: half of a common second cache
@@ -52,7 +52,8 @@ def _load(to, f):
         for x in range(W):
             cells[x] = line[x]
         cells[W] = 0
-    to[:S], to[(H + 1) * S :] = to[S : 2 * S], to[H * S : (H + 1) * S]
+    copy(to[:S], to[S : 2 * S])
+    copy(to[(H + 1) * S :], to[H * S : (H + 1) * S])
 
 
 @apart
@@ -88,7 +89,8 @@ def _add(out, a):
 @apart
 def _smooth_down(out, a, S):
     """By [1, 2, 1] / 8 along y, the border repeated: its own adjoint."""
-    a[:S], a[a.size - S :] = a[S : 2 * S], a[a.size - 2 * S : a.size - S]
+    copy(a[:S], a[S : 2 * S])
+    copy(a[a.size - S :], a[a.size - 2 * S : a.size - S])
     _smooth(_in(out, S, 0), _in(a, S, -S), _in(a, S, 0), _in(a, S, S))
 
 
@@ -218,7 +220,7 @@ def _primal(ux, uy, pxx, pxy, pyx, pyy, rho, hx, hy, limit, S, w):
     for u in (ux, uy):
         for i in range(2 * S - 1, u.size - S, S):
             u[i] = u[i - 1]
-        u[u.size - S :] = u[u.size - 2 * S : u.size - S]
+        copy(u[u.size - S :], u[u.size - 2 * S : u.size - S])
 
 
 @apart
@@ -379,7 +381,8 @@ def _backward(f1, f2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, high):
     for m in range(low, high):
         _prepare(f1[m], f2[m], cells, spare[0], spare[1], w)
         for j in range(1, len(marked)):
-            marked[j] = marked[j - 1]
+            for i in range(6):
+                copy(marked[j, i], marked[j - 1, i])
             for _ in range(k):
                 _step(marked[j], cells, S, w, True)
         bar[:], grow[:] = 0, 0
@@ -388,9 +391,11 @@ def _backward(f1, f2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, high):
             bar[j, :S], bar[j, size - S :] = 0, 0
         for t in range(n - 1, -1, -1):
             if t == n - 1 or t % k == k - 1:  # those of this stretch
-                kept[0] = marked[t // k]
+                for i in range(6):
+                    copy(kept[0, i], marked[t // k, i])
                 for i in range(1, t % k + 1):
-                    kept[i] = kept[i - 1]
+                    for j in range(6):
+                        copy(kept[i, j], kept[i - 1, j])
                     _step(kept[i], cells, S, w, True)
             s = kept[t % k]
             for j in range(2 if t > 0 else 0):  # the first dual fields are 0
@@ -424,7 +429,7 @@ def _backward(f1, f2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, high):
         sums[m, 4] = _sum(by_r, ones)
         sums[m, 5] = _sum(by_gx, cells[5]) + _sum(by_gy, cells[6])
         _to_gradient(by_gx, by_gy, by_rho, by_hx, by_hy, cells[0], cells[1], cells[2], cells[4], w[5])
-        bar[0] = by_rho
+        copy(bar[0], by_rho)
         for i in range(size):
             by_rho[i] = -by_rho[i]
         _store(bar1[m], by_rho)
