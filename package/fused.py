@@ -10,5 +10,5 @@ FUSED: dict[str, tuple[str, ...]] = {
     "warp.bilinear": ("triton", "numba"),
     "warp.motion": ("triton", "numba"),
     "warp.difference": ("triton", "numba"),
-    "losses.endpoint_error": ("triton",),
+    "losses.endpoint_error": ("triton", "numba"),
 }
