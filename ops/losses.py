@@ -8,7 +8,7 @@ from torch import Tensor
 
 from motionspec.checks import choice, levels, positive, some, whole_ratios
 from motionspec.ops.checks import given, tensors, widened
-from motionspec.ops.support import select
+from motionspec.ops.support import no_second_derivative, select
 
 
 def flow_pair(
@@ -86,10 +86,15 @@ def endpoint_error(
     choice("losses.endpoint_error", "reduction", reduction, ("sum", "mean"))
     mean = reduction == "mean"
     _given("losses.endpoint_error", impl, _pair(flow, target), mask, mean)
-    if select("losses.endpoint_error", impl, flow) == "triton":
+    found = select("losses.endpoint_error", impl, flow)
+    if found == "triton":
         from motionspec.ops import losses_triton
 
         return losses_triton.endpoint_error(flow, target, mask, mean)[0]
+    if found == "numba":
+        from motionspec.ops import losses_numba
+
+        return losses_numba.endpoint_error(flow, target, mask, mean)[0]
     pair = flow_pair("losses.endpoint_error", impl, flow, target, mask, mean=mean)
     return _endpoint_error(*pair, reduction).to(flow.dtype)
 
@@ -97,6 +102,34 @@ def endpoint_error(
 def _endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
     distances = distance(flow - target)
     return distances.sum() if reduction == "sum" else average(distances, mask)
+
+
+def register(endpoint_error: Any, backward: Any, impl: str) -> None:
+    """What the operators of an implementation return, and the derivative of the first.
+
+    `endpoint_error`: the sum or the mean, and the number of pixels that it was divided by. `backward`: the gradient for
+    the flow, of which that for the target is the negative.
+    """
+
+    def value(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool) -> tuple[Tensor, Tensor]:
+        return flow.new_empty(()), flow.new_empty((), dtype=torch.float64)
+
+    def gradient(flow: Tensor, target: Tensor, mask: Tensor | None, grad: Tensor, number: Tensor) -> Tensor:
+        return flow.new_empty(flow.shape)
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        flow, target, mask, _ = inputs
+        ctx.save_for_backward(flow, target, mask, output[1])
+
+    def derivative(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        flow, target, mask, number = ctx.saved_tensors
+        found = backward(flow, target, mask, grad, number)
+        return found, -found if ctx.needs_input_grad[1] else None, None, None
+
+    endpoint_error.register_fake(value)
+    backward.register_fake(gradient)
+    endpoint_error.register_autograd(derivative, setup_context=save)
+    backward.register_autograd(no_second_derivative("losses.endpoint_error", impl))
 
 
 def multiscale_endpoint_error(
