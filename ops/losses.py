@@ -84,9 +84,14 @@ def endpoint_error(
     Raises TypeError or ValueError for dtypes, devices, shapes, `reduction`, `impl`, or a mean over N = 0 samples.
     """
     choice("losses.endpoint_error", "reduction", reduction, ("sum", "mean"))
+    return total_error("losses.endpoint_error", impl, flow, target, mask, reduction)
+
+
+def total_error(operator: str, impl: str, flow: Any, target: Any, mask: Any, reduction: str) -> Tensor:
+    """`endpoint_error`, in the name of `operator`."""
     mean = reduction == "mean"
-    _given("losses.endpoint_error", impl, _pair(flow, target), mask, mean)
-    found = select("losses.endpoint_error", impl, flow)
+    _given(operator, impl, _pair(flow, target), mask, mean)
+    found = select(operator, impl, flow)
     if found == "triton":
         from motionspec.ops import losses_triton
 
@@ -95,7 +100,7 @@ def endpoint_error(
         from motionspec.ops import losses_numba
 
         return losses_numba.endpoint_error(flow, target, mask, mean)[0]
-    pair = flow_pair("losses.endpoint_error", impl, flow, target, mask, mean=mean)
+    pair = flow_pair(operator, impl, flow, target, mask, mean=mean)
     return _endpoint_error(*pair, reduction).to(flow.dtype)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from motionspec.checks import count, positive, some
 from motionspec.ops.checks import tensors
-from motionspec.ops.losses import average, distance, flow_pair, of_class
+from motionspec.ops.losses import average, distance, flow_pair, of_class, total_error
 
 
 def _right(scores: Tensor, label: Tensor, k: int) -> Tensor:
@@ -78,8 +78,7 @@ def endpoint_error(flow: Tensor, target: Tensor, *, mask: Tensor | None = None, 
     Outside the mask anything may stand; an empty mask gives NaN.
     Raises TypeError or ValueError for dtypes, devices, shapes, `impl`, or N = 0.
     """
-    a, b, valid = flow_pair("metrics.endpoint_error", impl, flow, target, mask, mean=True)
-    return average(distance(a - b), valid).to(flow.dtype)
+    return total_error("metrics.endpoint_error", impl, flow, target, mask, "mean")
 
 
 @torch.no_grad()

@@ -11,4 +11,5 @@ FUSED: dict[str, tuple[str, ...]] = {
     "warp.motion": ("triton", "numba"),
     "warp.difference": ("triton", "numba"),
     "losses.endpoint_error": ("triton", "numba"),
+    "metrics.endpoint_error": ("triton", "numba"),
 }

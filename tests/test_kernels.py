@@ -234,7 +234,9 @@ def test_nan_and_infinity_touch_what_they_touch_in_the_eager_operator(row, varia
             torch.testing.assert_close(a[number], b[number], rtol=1e-12, atol=1e-9, equal_nan=True)
 
 
-@each_row
+@pytest.mark.parametrize(  # a mean over no sample is refused before any kernel: test_equations.py
+    "row", [row for row in ROWS if row.id != "metrics.endpoint_error"], ids=lambda row: row.id
+)
 def test_empty_batch(row):
     variant = dict(row.variants[0])
     arrays = {name: a[:0] if name in batched(row) else a for name, a in exact_case(row, SMOOTH).items()}
