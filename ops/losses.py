@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, levels, positive, some, whole_ratios
@@ -218,7 +219,7 @@ def multitask(
     arguments = {"scores": (scores, "N K"), "label": (label, "N")}
     arguments |= _pair(flow, target) if alpha is None else _listed("flow", flow, target)
     found = _checked(operator, impl, arguments, mask, reduction == "mean")
-    recognition = _cross_entropy(operator, found["scores"], found["label"], reduction)
+    recognition = _reduced(operator, _cross_entropy(found["scores"], found["label"]), found["scores"], reduction)
     if alpha is None:
         estimation = _endpoint_error(found["flow"], found["target"], found.get("mask"), reduction)
     else:
@@ -245,20 +246,23 @@ def cross_entropy(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl
     choice("losses.cross_entropy", "reduction", reduction, ("sum", "mean"))
     arguments = {"scores": (scores, "N K"), "label": (label, "N")}
     a, y = tensors("losses.cross_entropy", impl, integer=("label",), **arguments)
-    return _cross_entropy("losses.cross_entropy", a, y, reduction).to(scores.dtype)
+    return _reduced("losses.cross_entropy", _cross_entropy(a, y), a, reduction).to(scores.dtype)
 
 
-def of_class(values: Tensor, label: Tensor) -> Tensor:
-    """The value of the true class along the last axis, of values (N, ..., K) -> (N, ...); NaN for a label outside."""
-    true = label.reshape(-1, *[1] * (values.ndim - 1)) == torch.arange(values.shape[-1], device=values.device)
-    return torch.where(true.any(-1), torch.where(true, values, 0.0).sum(-1), torch.nan)
+def _cross_entropy(scores: Tensor, label: Tensor) -> Tensor:
+    """The sum over all samples. torch refuses a label outside, or ignores it, so it gets one inside and then NaN."""
+    known = label.long()
+    inside = known.clamp(0, scores.shape[1] - 1)
+    each = F.cross_entropy(scores, inside, reduction="none")
+    return torch.where(inside == known, each, torch.nan).sum()
 
 
-def _cross_entropy(operator: str, scores: Tensor, label: Tensor, reduction: str) -> Tensor:
-    if reduction == "mean":
-        some(operator, "scores", len(scores))
-    total = -of_class(torch.log_softmax(scores, -1), label).sum()
-    return total if reduction == "sum" else total / len(scores)
+def _reduced(operator: str, total: Tensor, scores: Tensor, reduction: str) -> Tensor:
+    """The sum over the samples, or the mean of them."""
+    if reduction == "sum":
+        return total
+    some(operator, "scores", len(scores))
+    return total / len(scores)
 
 
 def intermediate_supervision(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl: str = "auto") -> Tensor:
@@ -270,4 +274,5 @@ def intermediate_supervision(scores: Tensor, label: Tensor, *, reduction: str = 
     choice("losses.intermediate_supervision", "reduction", reduction, ("sum", "mean"))
     arguments = {"scores": (scores, "N L K"), "label": (label, "N")}
     a, y = tensors("losses.intermediate_supervision", impl, integer=("label",), **arguments)
-    return _cross_entropy("losses.intermediate_supervision", a, y, reduction).to(scores.dtype)
+    total = _cross_entropy(a.flatten(0, 1), y[:, None].expand(a.shape[:2]).flatten())
+    return _reduced("losses.intermediate_supervision", total, a, reduction).to(scores.dtype)

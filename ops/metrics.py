@@ -8,12 +8,18 @@ from torch import Tensor
 
 from motionspec.checks import count, positive, some
 from motionspec.ops.checks import tensors
-from motionspec.ops.losses import average, distance, flow_pair, of_class, total_error
+from motionspec.ops.losses import average, distance, flow_pair, total_error
+
+
+def _of_class(values: Tensor, label: Tensor) -> Tensor:
+    """The value of the true class of values (N, K) -> (N,); NaN for a label outside."""
+    true = label[:, None] == torch.arange(values.shape[1], device=values.device)
+    return torch.where(true.any(1), torch.where(true, values, 0.0).sum(1), torch.nan)
 
 
 def _right(scores: Tensor, label: Tensor, k: int) -> Tensor:
     """1 where fewer than k other classes score at least as high as the true one, else 0; NaN where that is unknown."""
-    true = of_class(scores, label)
+    true = _of_class(scores, label)
     rank = (scores >= true[:, None]).sum(1) - 1  # all but the true class itself
     return torch.where(true.isnan() | scores.isnan().any(1), torch.nan, (rank < k).to(scores.dtype))
 
