@@ -2,6 +2,7 @@
 
 # Beside "torch", plain PyTorch; `impl="auto"` takes the first that can do what is asked (`ops/support.py`).
 FUSED: dict[str, tuple[str, ...]] = {
+    "off.spatial_gradient": ("numba",),
     "off.features": ("triton", "numba"),
     "off.clip_features": ("triton", "numba"),
     "tvl1.representation_flow": ("triton", "numba"),
