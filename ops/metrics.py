@@ -133,5 +133,5 @@ def psnr(image: Tensor, target: Tensor, *, peak: float, impl: str = "auto") -> T
     positive("metrics.psnr", "peak", peak)
     a, b = tensors("metrics.psnr", impl, image=(image, "N C H W"), target=(target, "N C H W"))
     some("metrics.psnr", "image", len(a))
-    error = ((a - b) / peak).square().mean((1, 2, 3))
+    error = (a - b).div_(peak).square_().mean((1, 2, 3))
     return (-10 * torch.log10(error)).mean().to(image.dtype)
