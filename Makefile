@@ -40,7 +40,7 @@ test: lint
 
 # ONLY chooses rows, as pytest's -k does: ONLY="tvl1 and forward".
 bench: .venv/.stamp
-	$(BIN)/python -m pytest benchmarks -v --tb=line --results benchmarks/results $(if $(ONLY),-k '$(ONLY)')
+	$(BIN)/python -m pytest benchmarks -v -rN --tb=no --results benchmarks/results $(if $(ONLY),-k '$(ONLY)')
 
 bench-compare: .venv/.stamp
 	@test -n '$(BASE)' || { echo "which commit? make bench-compare BASE=main"; exit 2; }
