@@ -135,8 +135,11 @@ def sweeps(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
     return {k: v for k, v in sorted(found.items()) if len(v) > 1}
 
 
-def scaling(rows: Iterable[Row]) -> str:
-    """How time and memory grow: slopes, and the exponents' ends."""
+SLOPES = ("operator", "axis", "sizes", "", "time ~ size^", "peak ~ size^")
+
+
+def slopes(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+    """How time and memory grow: a line for each sweep, under `SLOPES`."""
     lines = []
     for (operator, axis, direction), swept in sweeps(rows).items():
         sizes = [along(row) for row in swept]
@@ -145,7 +148,7 @@ def scaling(rows: Iterable[Row]) -> str:
         # Below a megabyte the count of pages says nothing.
         memory = f"{slope(sizes, peaks):.2f}" if all(peak and peak > 1e6 for peak in peaks) else "-"
         lines.append((operator, axis, f"{sizes[0]:g} to {sizes[-1]:g}", direction, f"{own:.2f}", memory))
-    return table(("operator", "axis", "sizes", "", "time ~ size^", "peak ~ size^"), lines)
+    return lines
 
 
 def report(rows: Sequence[Row]) -> str:
@@ -164,5 +167,5 @@ def report(rows: Sequence[Row]) -> str:
         header = ("slower than", "size", "", "a peer", "its time / ours", "upper quartile")
         said += ["", table(header, behind)]
     if sweeps(rows):
-        said += ["", scaling(rows)]
+        said += ["", table(SLOPES, slopes(rows), SLOPES[-2:])]
     return "\n".join(said)
