@@ -1,5 +1,6 @@
 """How far a run is, and what failed in it, in words."""
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -8,12 +9,9 @@ import pytest
 KEY = "motionspec/seconds"
 
 
-def left(known: Mapping[str, float], waiting: Sequence[str]) -> float | None:
-    """Seconds for those that wait: what each took last, else the mean of all that are known; None if none is."""
-    if waiting and not known:
-        return None
-    mean = sum(known.values()) / max(len(known), 1)
-    return sum(known.get(one, mean) for one in waiting)
+def left(before: Mapping[str, float], done: Sequence[float], waiting: Iterable[str]) -> float:
+    """Seconds for those that wait: what each took before, else the mean of those done in this run."""
+    return sum(before.get(one, statistics.mean(done)) for one in waiting)
 
 
 class Progress:
@@ -21,7 +19,8 @@ class Progress:
 
     def __init__(self, config: pytest.Config):
         self.cache = getattr(config, "cache", None)  # there is none under -p no:cacheprovider
-        self.known: dict[str, float] = self.cache.get(KEY, {}) if self.cache else {}
+        self.before: dict[str, float] = self.cache.get(KEY, {}) if self.cache else {}
+        self.done: dict[str, float] = {}
         self.waiting: list[str] = []
 
     def pytest_collection_finish(self, session: pytest.Session) -> None:
@@ -31,14 +30,15 @@ class Progress:
     def pytest_report_teststatus(self, report: Any) -> tuple[str, str, str] | None:
         if report.when != "call" or report.nodeid not in self.waiting:
             return None
-        self.known[report.nodeid] = report.duration
+        self.done[report.nodeid] = report.duration
         self.waiting.remove(report.nodeid)
-        said = f"{report.outcome.upper()} {report.duration:.0f} s, {left(self.known, self.waiting) / 60:.0f} min left"
+        minutes = left(self.before, [*self.done.values()], self.waiting) / 60
+        said = f"{report.outcome.upper()} {report.duration:.0f} s, {minutes:.0f} min left"
         return report.outcome, report.outcome[0], said
 
     def pytest_sessionfinish(self) -> None:
         if self.cache:
-            self.cache.set(KEY, self.known)
+            self.cache.set(KEY, self.before | self.done)
 
 
 def missed(reports: Iterable[Any]) -> list[str]:
