@@ -110,7 +110,7 @@ class Trunk(nn.Module):
         if k > 1:
             maps[f"layer{k - 1}"] = self.get_submodule(f"layer{k - 1}")(x, clip.shape[2])
         elif self.stem:
-            x = maps["conv1"] = F.relu(self.bn1(self.conv1(x)))
+            x = maps["conv1"] = F.relu(self.bn1(self.conv1(x)), inplace=True)
             maps["pool1"] = F.max_pool2d(x, 3, 2, 1) if flat else F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         return {name: _unflat(m, clip.shape[2]) for name, m in maps.items()} if flat else maps
 
@@ -216,15 +216,15 @@ class _Unit(nn.Module):
         y = x
         if self.shift:
             y = pool3d.temporal_shift(_unflat(x, T)).transpose(1, 2).flatten(0, 1)
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(y)))))
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(y)), inplace=True)))
         if self.deep:
-            y = self.bn3(self.conv3(F.relu(y)))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+            y = self.bn3(self.conv3(F.relu(y, inplace=True)))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
 
 
 def _unflat(frames: Tensor, T: int) -> Tensor:
     """Frames (N T, C, H, W) as clips (N, C, T, H, W)."""
-    return frames.unflatten(0, (-1, T)).transpose(1, 2)
+    return frames.unflatten(0, (len(frames) // T, T)).transpose(1, 2)
 
 
 def _convolution(

@@ -47,7 +47,7 @@ class Report:
             ("not used", self.dropped),
         ):
             if names:
-                lines.append(f"{says}: {', '.join(names)}")
+                lines.append(f"{says}: {_some(names)}")
         return "; ".join(lines)
 
 
@@ -194,6 +194,8 @@ def _renamed(name: str, renames: Sequence[tuple[str, str]], own: Mapping[str, Te
 
 def _matching(argument: str, patterns: Sequence[str], names: Mapping[str, Tensor]) -> list[str]:
     """The names that match one of the patterns, each of which matches one."""
+    if isinstance(patterns, str):
+        raise TypeError(message("load", argument, "a list of patterns", "one string"))
     for pattern in patterns:
         if not any(re.fullmatch(pattern, name) for name in names):
             raise ValueError(

@@ -94,6 +94,11 @@ def test_a_pattern_that_matches_nothing_is_refused(imagenet, argument):
         load(ResNet(10, **SMALL), imagenet[0], **{argument: ("head.*",)})
 
 
+def test_a_single_string_is_no_list_of_patterns(imagenet):
+    with pytest.raises(TypeError, match=r"^load: keep: expected a list of patterns, got one string"):
+        load(ResNet(10, **SMALL), imagenet[0], keep=r"fc\..*")
+
+
 def test_2d_weights_are_inflated_only_if_asked(imagenet):
     path, state = imagenet
     network = ResNet(10, **SMALL, kind="3D", stem_time=7)
