@@ -42,13 +42,13 @@ def test_partial_batch_norm_keeps_all_statistics_but_the_first():
 
 def test_the_score_of_a_video_is_the_mean_of_its_segments_however_many():
     """OFF18 (8): trained on 7 segments, tested on 25."""
-    network = TSN(3, width=1 / 16).eval()
-    clip = torch.randn(1, 3, 5, 32, 32)
+    network = TSN(3, width=1 / 16).double().eval()
+    clip = torch.randn(1, 3, 5, 32, 32, dtype=torch.float64)
     with torch.no_grad():
         parts = network.parts(clip)
         one = torch.stack([network(clip[:, :, t : t + 1]) for t in range(5)], 1)
-    torch.testing.assert_close(parts["segments"], one, rtol=0, atol=1e-6)
-    torch.testing.assert_close(parts["scores"], one.mean(1), rtol=0, atol=1e-6)
+    torch.testing.assert_close(parts["segments"], one, rtol=0, atol=1e-12)
+    torch.testing.assert_close(parts["scores"], one.mean(1), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("modality, faster", [("rgb", 1), ("flow", 5)])
