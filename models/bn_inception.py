@@ -69,7 +69,8 @@ class _Block(nn.ModuleDict):
         if "1x1" not in self:
             # Where a side is odd, the released pool has one place less than the convolutions; here it has as many.
             H, W = x.shape[-2:]
-            x = F.pad(x, (0, W % 2, 0, H % 2), value=-torch.inf)
+            if H % 2 or W % 2:
+                x = F.pad(x, (0, W % 2, 0, H % 2))  # of maps after ReLU: 0 changes no maximum
             return torch.cat([three, double, F.max_pool2d(x, 3, 2, ceil_mode=True)], 1)
         pool = F.avg_pool2d if self.kind == "average" else F.max_pool2d
         return torch.cat([self["1x1"](x), three, double, self["pool_proj"](pool(x, 3, 1, 1))], 1)
