@@ -1,4 +1,7 @@
-"""BN-Inception, and on it the temporal segment network: what OFF18 §4.1 and DC18 §3.1 build on (RELEASED_CODE 2.3)."""
+"""BN-Inception, and on it the temporal segment network: what OFF18 §4.1 and DC18 §3.1 build on.
+
+The layers are those of OFF18's released rgb_off/1/train.prototxt, which the papers do not print.
+"""
 
 from collections import OrderedDict
 from typing import Any
@@ -64,9 +67,10 @@ class _Block(nn.ModuleDict):
         three = self["3x3"](self["3x3_reduce"](x))
         double = self["double_3x3_2"](self["double_3x3_1"](self["double_3x3_reduce"](x)))
         if "1x1" not in self:
-            # The released 3 x 3 pool rounds up and would not fit the convolutions where a side is odd; it does so.
+            # Where a side is odd, the released pool has one place less than the convolutions; here it has as many.
             H, W = x.shape[-2:]
-            x = F.pad(x, (0, W % 2, 0, H % 2), value=-torch.inf)
+            if H % 2 or W % 2:
+                x = F.pad(x, (0, W % 2, 0, H % 2))  # of maps after ReLU: 0 changes no maximum
             return torch.cat([three, double, F.max_pool2d(x, 3, 2, ceil_mode=True)], 1)
         pool = F.avg_pool2d if self.kind == "average" else F.max_pool2d
         return torch.cat([self["1x1"](x), three, double, self["pool_proj"](pool(x, 3, 1, 1))], 1)
@@ -201,6 +205,7 @@ class TSN(nn.Module):
 
 
 _PROTOTXT = "OFF18's released rgb_off/1/train.prototxt"
+_TAPPED = f"{_PROTOTXT}, where OFF is fed by it"
 NETWORKS = (
     Network(
         name="tsn",
@@ -216,17 +221,17 @@ NETWORKS = (
             Stage(module="backbone.pool1", shape=(64, 56, 56), source=_PROTOTXT),
             Stage(module="backbone.conv2", shape=(192, 56, 56), source=_PROTOTXT),
             Stage(module="backbone.pool2", shape=(192, 28, 28), source=_PROTOTXT),
-            Stage(module="backbone.inception_3a", shape=(256, 28, 28), source="OFF18 §4.1: 28 x 28"),
-            Stage(module="backbone.inception_3b", shape=(320, 28, 28), source="OFF18 §4.1: 28 x 28"),
-            Stage(module="backbone.inception_3c", shape=(576, 14, 14), source="OFF18 §4.1: 14 x 14"),
-            Stage(module="backbone.inception_4a", shape=(576, 14, 14), source="OFF18 §4.1: 14 x 14"),
-            Stage(module="backbone.inception_4b", shape=(576, 14, 14), source="OFF18 §4.1: 14 x 14"),
-            Stage(module="backbone.inception_4c", shape=(608, 14, 14), source="OFF18 §4.1: 14 x 14"),
-            Stage(module="backbone.inception_4d", shape=(608, 14, 14), source="OFF18 §4.1: 14 x 14"),
+            Stage(module="backbone.inception_3a", shape=(256, 28, 28), source=_TAPPED),
+            Stage(module="backbone.inception_3b", shape=(320, 28, 28), source=_TAPPED),
+            Stage(module="backbone.inception_3c", shape=(576, 14, 14), source=_TAPPED),
+            Stage(module="backbone.inception_4a", shape=(576, 14, 14), source=_TAPPED),
+            Stage(module="backbone.inception_4b", shape=(576, 14, 14), source=_TAPPED),
+            Stage(module="backbone.inception_4c", shape=(608, 14, 14), source=_TAPPED),
+            Stage(module="backbone.inception_4d", shape=(608, 14, 14), source=_TAPPED),
             Stage(module="backbone.inception_4e", shape=(1056, 7, 7), source=_PROTOTXT),
-            Stage(module="backbone.inception_5a", shape=(1024, 7, 7), source="OFF18 §4.1: 7 x 7"),
-            Stage(module="backbone.inception_5b", shape=(1024, 7, 7), source="OFF18 §4.1: 7 x 7"),
-            Stage(module="fc", shape=(101,), source="UCF101"),
+            Stage(module="backbone.inception_5a", shape=(1024, 7, 7), source=_TAPPED),
+            Stage(module="backbone.inception_5b", shape=(1024, 7, 7), source=_TAPPED),
+            Stage(module="fc", shape=(101,), source="OFF18 §5.1: UCF-101 has 101 classes"),
         ),
         exempt=(r"backbone\.conv1\.7x7_s2\.conv\.bias",),  # the batch norm behind it takes the mean away
     ),

@@ -1,4 +1,4 @@
-"""BN-Inception and the temporal segment network (OFF18 §4.1; layers: RELEASED_CODE, which is OFF18's released code)."""
+"""BN-Inception and the temporal segment network (OFF18 §4.1; layers as in its released code)."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -88,10 +88,26 @@ def test_what_is_missing_and_what_is_too_much_are_refused(imagenet, tmp_path):
         load(ResNet(10, **SMALL), tmp_path / "less.pth")
 
 
+def test_what_is_dropped_is_not_loaded(imagenet):
+    """Also where the network has a place for it: then that must be kept."""
+    path, state = imagenet
+    network = ResNet(10, **SMALL)
+    bias = network.fc.bias.clone()
+    with pytest.raises(ValueError, match=r"not in the file: fc\.bias"):
+        load(network, path, drop=(r"fc\.bias",))
+    report = load(network, path, drop=(r"fc\.bias",), keep=(r"fc\.bias",))
+    assert equal(network, {**state, "fc.bias": bias}) and report.kept == report.dropped == ("fc.bias",)
+
+
 @pytest.mark.parametrize("argument", ["keep", "drop"])
 def test_a_pattern_that_matches_nothing_is_refused(imagenet, argument):
     with pytest.raises(ValueError, match=rf"^load: {argument}: expected .*got 'head\.\*'"):
         load(ResNet(10, **SMALL), imagenet[0], **{argument: ("head.*",)})
+
+
+def test_a_single_string_is_no_list_of_patterns(imagenet):
+    with pytest.raises(TypeError, match=r"^load: keep: expected a list of patterns, got one string"):
+        load(ResNet(10, **SMALL), imagenet[0], keep=r"fc\..*")
 
 
 def test_2d_weights_are_inflated_only_if_asked(imagenet):
@@ -107,10 +123,10 @@ def test_2d_weights_are_inflated_only_if_asked(imagenet):
 
 
 def test_a_still_clip_is_to_an_inflated_convolution_what_a_frame_is_to_the_2d_one():
-    weight, frame = torch.randn(4, 3, 5, 5), torch.randn(2, 3, 9, 9)
+    weight, frame = (torch.randn(shape, dtype=torch.float64) for shape in ((4, 3, 5, 5), (2, 3, 9, 9)))
     still = frame[:, :, None].expand(-1, -1, 3, -1, -1)
     got = torch.nn.functional.conv3d(still, inflated(weight, 3))
-    torch.testing.assert_close(got.squeeze(2), torch.nn.functional.conv2d(frame, weight), rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.squeeze(2), torch.nn.functional.conv2d(frame, weight), rtol=0, atol=1e-11)
 
 
 def test_2d_weights_go_into_the_spatial_half_of_2plus1d(imagenet):
@@ -182,7 +198,7 @@ class Code:
         return print, ("this must not run",)
 
 
-@pytest.mark.parametrize("what", ["code", "text", "nothing", "a list", "numbers"])
+@pytest.mark.parametrize("what", ["code", "text", "nothing", "a list", "numbers", "no names"])
 def test_what_is_no_state_dict_is_refused_and_no_code_runs(tmp_path, capsys, what):
     path = tmp_path / "weights.pth"
     if what == "code":
@@ -190,7 +206,8 @@ def test_what_is_no_state_dict_is_refused_and_no_code_runs(tmp_path, capsys, wha
     elif what in ("text", "nothing"):
         path.write_text("hello" if what == "text" else "")
     else:
-        torch.save([1, 2] if what == "a list" else {"conv1.weight": 1}, path)
+        others = {"a list": [1, 2], "numbers": {"conv1.weight": 1}, "no names": {1: torch.zeros(1)}}
+        torch.save(others[what], path)
     with pytest.raises(ValueError, match=r"^load: file: expected a state_dict, names and tensors"):
         load(Trunk(**SMALL), path)
     assert "must not run" not in capsys.readouterr().out
