@@ -59,6 +59,8 @@ _OFF20 = (
     Ablation(paper="OFF20", table="Table 3", label="RGB", networks=(_RGB,)),
     Ablation(paper="OFF20", table="Table 3", label="RGB + OFF_T", networks=(("off-tsn", {"gradients": "temporal"}),)),
     Ablation(paper="OFF20", table="Table 3", label="RGB + OFF_T + OFF_S", networks=(_OFF_RGB,)),
+    Ablation(paper="OFF20", table="Table 5", label="TSM", networks=(("resnet", {"shift": True, "dropout": 0.5}),)),
+    Ablation(paper="OFF20", table="Table 5", label="Our method", networks=(("off-tsm", {}),)),
 )
 _RF19: tuple[Ablation, ...] = ()
 _DC18: tuple[Ablation, ...] = ()

@@ -16,7 +16,8 @@ _TAPS = {
 _STRIDES = {"28": 2, "14": 2, "7": 1}
 
 
-def _under(weights: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+def under(weights: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    """Those weights whose names begin so, by the rest of their names."""
     return {name.removeprefix(prefix): array for name, array in weights.items() if name.startswith(prefix)}
 
 
@@ -78,7 +79,7 @@ def sub_network(
     T = next(iter(maps.values())).shape[2]
     lower: list[list[Array]] = [[]] * T
     for level, names in taps.items():
-        own, unit = _under(weights, f"{level}."), _under(weights, f"{level}.unit.")
+        own, unit = under(weights, f"{level}."), under(weights, f"{level}.unit.")
         tapped = {name: maps[name] for name in names}
         features, refined, scores = [], [], []
         for t in range(T if gradients == "none" else T - 1):
@@ -122,9 +123,9 @@ def off_network(
 
     weights: by the names of `motionspec.models.off_tsn.OFFNetwork`, as are the arguments and the results.
     """
-    backbone = _under(weights, "backbone.")
+    backbone = under(weights, "backbone.")
     maps = bn_inception.taps(backbone, clip)
     head = bn_inception.head(backbone, maps["inception_5b"])
     parts = {"segments": head["segments"], "backbone": head["scores"]}
-    parts |= sub_network(_under(weights, "off."), maps, _TAPS, scheme=scheme, gradients=gradients)
+    parts |= sub_network(under(weights, "off."), maps, _TAPS, scheme=scheme, gradients=gradients)
     return parts | {"scores": fused(parts, fusion)}
