@@ -175,13 +175,23 @@ class TSN(nn.Module):
                 norm.eval()
         return self
 
+    def taps(self, clip: Tensor) -> dict[str, Tensor]:
+        """The maps of all stages of the backbone by name, as clips (N, channels, T, H', W')."""
+        maps = self.backbone.taps(self._frames(clip))
+        return {name: map_.unflatten(0, (-1, clip.shape[2])).transpose(1, 2) for name, map_ in maps.items()}
+
+    def head(self, features: Tensor) -> dict[str, Tensor]:
+        """Of the last of these: "segments", the scores of each segment (N, T, classes), "scores", their mean."""
+        segments = self.fc(self.dropout(features.mean((3, 4)).transpose(1, 2)))
+        return {"segments": segments, "scores": losses.consensus(segments)}
+
     def parts(self, clip: Tensor) -> dict[str, Tensor]:
         """ "segments": the scores of each segment (N, T, classes); "scores": their mean."""
-        C = self.backbone.in_channels
-        given("TSN", "auto", clip=(clip, f"N {C} T H W"))
-        features = self.backbone(clip.transpose(1, 2).flatten(0, 1)).mean((2, 3))
-        segments = self.fc(self.dropout(features)).unflatten(0, (clip.shape[0], clip.shape[2]))
-        return {"segments": segments, "scores": losses.consensus(segments)}
+        return self.head(self.backbone(self._frames(clip)).unflatten(0, (-1, clip.shape[2])).transpose(1, 2))
+
+    def _frames(self, clip: Tensor) -> Tensor:
+        given("TSN", "auto", clip=(clip, f"N {self.backbone.in_channels} T H W"))
+        return clip.transpose(1, 2).flatten(0, 1)
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.parts(clip)["scores"]
@@ -231,7 +241,7 @@ NETWORKS = (
             Stage(module="backbone.inception_4e", shape=(1056, 7, 7), source=_PROTOTXT),
             Stage(module="backbone.inception_5a", shape=(1024, 7, 7), source=_TAPPED),
             Stage(module="backbone.inception_5b", shape=(1024, 7, 7), source=_TAPPED),
-            Stage(module="fc", shape=(101,), source="OFF18 §5.1: UCF-101 has 101 classes"),
+            Stage(module="fc", shape=(7, 101), source="OFF18 (8): a score per segment; UCF101 has 101 classes"),
         ),
         exempt=(r"backbone\.conv1\.7x7_s2\.conv\.bias",),  # the batch norm behind it takes the mean away
     ),

@@ -1,7 +1,6 @@
 """BN-Inception and the temporal segment network (OFF18 §4.1; layers as in its released code)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -64,10 +63,21 @@ def bn_inception(weights: Mapping[str, Array], frames: Array) -> dict[str, Array
     return maps
 
 
-def tsn(weights: Mapping[str, Array], clip: Array) -> dict[str, Any]:
-    """Scores of a clip (N, C, T, H, W) of T segments: their mean (N, classes), and of each segment (N, T, classes)."""
-    N, C, T, H, W = clip.shape
+def taps(weights: Mapping[str, Array], clip: Array) -> dict[str, Array]:
+    """The maps of all stages by name, as clips, of a clip (N, C, T, H, W) of T segments; weights: those of `TSN`."""
     backbone = {name.removeprefix("backbone."): array for name, array in weights.items()}
-    features = bn_inception(backbone, clip.transpose(0, 2, 1, 3, 4).reshape(N * T, C, H, W))["inception_5b"]
-    segments = layers.linear(features.mean((2, 3)), weights["fc.weight"], bias=weights["fc.bias"]).reshape(N, T, -1)
+    frames = [bn_inception(backbone, clip[:, :, t]) for t in range(clip.shape[2])]
+    return {name: np.stack([maps[name] for maps in frames], 2) for name in frames[0]}
+
+
+def head(weights: Mapping[str, Array], features: Array) -> dict[str, Array]:
+    """Of the last of these: "segments", the scores of each segment (N, T, classes), "scores", their mean."""
+    N, C, T = features.shape[:3]
+    each = features.mean((3, 4)).transpose(0, 2, 1).reshape(N * T, C)
+    segments = layers.linear(each, weights["fc.weight"], bias=weights["fc.bias"]).reshape(N, T, -1)
     return {"segments": segments, "scores": losses.consensus(segments)}
+
+
+def tsn(weights: Mapping[str, Array], clip: Array) -> dict[str, Array]:
+    """Scores of a clip (N, C, T, H, W) of T segments: their mean (N, classes), and of each segment (N, T, classes)."""
+    return head(weights, taps(weights, clip)["inception_5b"])
