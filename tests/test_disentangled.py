@@ -87,10 +87,12 @@ def test_each_branch_alone_gives_its_part_of_the_whole():
 
 
 def test_nothing_is_built_that_no_branch_needs():
-    assert network(branches=("motion",), motion="tvl1").conv1 is None
-    assert network(branches=("change",), difference="rgb", warping=False).conv1 is None
-    kept = {key.split(".")[0] for key in network(branches=("change",)).state_dict()}
-    assert kept == {"conv1", "change", "fc"}
+    for arguments, modules in (
+        ({"branches": ("change",)}, {"conv1", "change", "fc"}),
+        ({"branches": ("motion",), "flow": "tvl1"}, {"motion", "fc"}),
+        ({"branches": ("change",), "difference": "rgb", "warping": False}, {"change", "fc"}),
+    ):
+        assert {key.split(".")[0] for key in network(**arguments).state_dict()} == modules
 
 
 def gradient_of_conv1(**arguments):
@@ -104,7 +106,7 @@ def gradient_of_conv1(**arguments):
 def test_change_trains_the_displacement():
     """DC18 §3.4: with differences of RGB, the warp is all that leads from the change to the shared convolution."""
     assert gradient_of_conv1(branches=("change",), difference="rgb") > 0
-    assert gradient_of_conv1(branches=("change",), difference="rgb", motion="wta") == 0  # it has no derivative
+    assert gradient_of_conv1(branches=("change",), difference="rgb", flow="wta") == 0  # it has no derivative
 
 
 def test_winner_takes_all_moves_a_shifted_clip_onto_itself():
@@ -112,7 +114,7 @@ def test_winner_takes_all_moves_a_shifted_clip_onto_itself():
     wide = clip_of(1, side=32).expand(-1, -1, 3, -1, -1)
     clip = torch.stack([wide[:, :, t, :, 2 - t : 30 - t] for t in range(3)], 2)
     for difference in ("feature", "rgb"):
-        parts = network(motion="wta", difference=difference, width=1 / 4).parts(clip)
+        parts = network(flow="wta", difference=difference, width=1 / 4).parts(clip)
         inside = (..., slice(8, -8), slice(8, -8))
         assert (parts["displacement"][:, 0][inside] == 1).all() and (parts["displacement"][:, 1][inside] == 0).all()
         assert parts["warped difference"][inside].abs().max() < 1e-9
@@ -131,7 +133,7 @@ def test_flow_of_tvl1_is_in_pixels_of_the_map():
     clip = clip_of(side=32)
     grey = clip.mean(1, keepdim=True)
     want = torch.stack([tvl1.pyramid_flow(grey[:, :, t], grey[:, :, t + 1]) for t in range(2)], 2)
-    got = {stride: network(motion="tvl1", stride=stride).parts(clip)["displacement"] for stride in (1, 2)}
+    got = {stride: network(flow="tvl1", stride=stride).parts(clip)["displacement"] for stride in (1, 2)}
     torch.testing.assert_close(got[1], want)
     torch.testing.assert_close(got[2], want[..., ::2, ::2] / 2)
 
@@ -167,7 +169,7 @@ def test_groups_learn_at_the_rates_of_the_paper():
     rates = {name: group["lr"] for name, group in groups.items()}
     assert rates == {"shared": 0.001, "static": 0.001, "motion": 0.005, "change": 0.005}
     assert all(group["params"] for group in groups.values())
-    alone = [group["name"] for group in network(branches=("motion",), motion="tvl1").groups()]
+    alone = [group["name"] for group in network(branches=("motion",), flow="tvl1").groups()]
     assert alone == ["motion"]
 
 
