@@ -41,13 +41,35 @@ def test_maps_have_the_sides_of_the_paper(stride, side, radius):
 @pytest.mark.parametrize("stride", [1, 2])
 def test_static_branch_of_one_frame_is_bn_inception(stride):
     """DC18 Table 1, first row, and §4.1: ImageNet's weights fit, whatever the stride of the shared convolution."""
-    one = network(frames=1, branches=("static",), stride=stride)
-    backbone = BNInception(width=1 / 16).double().eval()
-    kept = {key.removeprefix("static."): value for key, value in one.state_dict().items() if "fc" not in key}
-    backbone.load_state_dict(kept)
+    one, backbone = network(frames=1, branches=("static",), stride=stride), backbone_of()
+    one.start_from(backbone)
     clip = clip_of(1, side=33)
     want = one.fc["static"](backbone(clip[:, :, 0]).mean((2, 3)))
     torch.testing.assert_close(one(clip), want, rtol=0, atol=1e-12)
+
+
+def backbone_of(width=1 / 16):
+    torch.manual_seed(2)
+    return BNInception(width=width).double().eval()
+
+
+@pytest.mark.parametrize("difference, channels", [("feature", 8), ("rgb", 6)])
+def test_all_branches_start_from_weights_of_rgb(difference, channels):
+    """DC18 §4.1, cross-modality pre-training: the first convolutions of the maps take the mean over the colours."""
+    whole, backbone = network(difference=difference), backbone_of()
+    classifiers = {key: value.clone() for key, value in whole.fc.state_dict().items()}
+    whole.start_from(backbone)
+    state, first = backbone.state_dict(), "conv1.7x7_s2.conv.weight"
+    for branch, inside in (("motion", 4), ("change", channels)):
+        got = whole.get_submodule(branch).state_dict()
+        assert torch.equal(got.pop(first), state[first].mean(1, keepdim=True).expand(-1, inside, -1, -1))
+        assert all(torch.equal(got[key], state[key]) for key in state if key != first)
+    for key, value in {**whole.conv1.state_dict(prefix="conv1."), **whole.static.state_dict()}.items():
+        assert torch.equal(value, state[key])
+    assert all(torch.equal(value, classifiers[key]) for key, value in whole.fc.state_dict().items())
+    for other in (backbone_of(width=1 / 8), BNInception(10, width=1 / 16)):
+        with pytest.raises(ValueError, match=r"^Disentangled: backbone: expected .+, got .+"):
+            whole.start_from(other)
 
 
 @pytest.mark.parametrize("pooling", ["gradual", "late"])
@@ -130,10 +152,11 @@ def test_differences_of_rgb_lie_on_the_grid_of_the_map():
 
 
 def test_flow_of_tvl1_is_in_pixels_of_the_map():
-    clip = clip_of(side=32)
-    grey = clip.mean(1, keepdim=True)
-    want = torch.stack([tvl1.pyramid_flow(grey[:, :, t], grey[:, :, t + 1]) for t in range(2)], 2)
-    got = {stride: network(flow="tvl1", stride=stride).parts(clip)["displacement"] for stride in (1, 2)}
+    clip = clip_of(2, side=15)
+    want = tvl1.pyramid_flow(*clip.mean(1, keepdim=True).unbind(2))[:, :, None]
+    assert want.abs().mean() > 0.1
+    small = {"branches": ("motion",), "frames": 2, "flow": "tvl1"}
+    got = {stride: network(stride=stride, **small).parts(clip)["displacement"] for stride in (1, 2)}
     torch.testing.assert_close(got[1], want)
     torch.testing.assert_close(got[2], want[..., ::2, ::2] / 2)
 
@@ -156,7 +179,7 @@ def test_partial_batch_norm_keeps_all_statistics_but_those_of_the_first_layers(p
     """DC18 §4.1: on UCF101 only. First is the shared convolution, and that of each stack of maps."""
     whole = network(partial_bn=partial_bn).train()
     before = {key: value.clone() for key, value in whole.named_buffers() if "running" in key}
-    whole(clip_of())
+    whole(clip_of(samples=2))
     moved = {key for key, value in whole.named_buffers() if key in before and not torch.equal(value, before[key])}
     first = {key for key in before if "conv1." in key}
     assert len(first) == 6
