@@ -14,6 +14,7 @@ from motionspec.checks import choice, count, message, positive, radii
 from motionspec.models.bn_inception import BNInception
 from motionspec.models.layers import DisplacementMap, WarpedDifference
 from motionspec.models.table import Network, Stage
+from motionspec.models.weights import mean_over_colours
 from motionspec.ops import costvol, losses, pool3d, tvl1
 from motionspec.ops.checks import given
 
@@ -92,6 +93,7 @@ class Disentangled(nn.Module):
         self.moves = "motion" in chosen or ("change" in chosen and warping)
         of_features = "change" in chosen and difference == "feature"
         base = BNInception(stride=stride, width=width)
+        self.channels = base.channels
         stages = OrderedDict(base.named_children())
         conv1 = stages.pop("conv1")
         shared = "static" in chosen or of_features or (self.moves and flow != "tvl1")
@@ -165,6 +167,23 @@ class Disentangled(nn.Module):
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.parts(clip)["scores"]
+
+    @torch.no_grad()
+    def start_from(self, backbone: BNInception) -> None:
+        """All branches begin with the weights of a BN-Inception of RGB and the same width, such as ImageNet's (§4.1).
+
+        The first convolutions of motion and change take its mean over the colours (TSN); the classifiers stay.
+        """
+        if backbone.in_channels != 3 or backbone.channels != self.channels:
+            expected = f"a BNInception of 3 channels, then {self.channels['conv1']}"
+            got = f"{backbone.in_channels}, then {backbone.channels['conv1']}"
+            raise ValueError(message("Disentangled", "backbone", expected, got))
+        weights, first = backbone.state_dict(), "conv1.7x7_s2.conv.weight"
+        for key, own in self.state_dict().items():
+            module, _, rest = key.partition(".")
+            if module != "fc":
+                weight = weights[key if module == "conv1" else rest]
+                own.copy_(mean_over_colours(weight, own.shape[1]) if module != "conv1" and rest == first else weight)
 
     def groups(self, lr: float = 0.001, faster: float = 5) -> list[dict[str, Any]]:
         """Parameters for an optimizer: motion and change learn at 5 times the rate, as on UCF101 (§4.1).
