@@ -79,24 +79,26 @@ class _Block(nn.ModuleDict):
 class BNInception(nn.Module):
     """BN-Inception without its classifier: frames (N, in_channels, H, W) -> features (N, 1024, H/32, W/32).
 
-    H and W are at least 7; the sides are halved as 224, 112, 56, 28, 14, 7 are, rounded up. The stages are children in
-    order: conv1 (64 channels), pool1, conv2 (192), pool2, inception_3a (256), 3b (320), 3c (576), 4a (576), 4b (576),
-    4c (608), 4d (608), 4e (1056), 5a (1024), 5b (1024), each map after batch norm and ReLU. `taps` gives the maps of
-    all of them by name, `channels` their widths. width multiplies all channels. The convolutions start as He's normal
-    of fan-in.
+    H and W are at least 7; the sides are halved as 224, 112, 56, 28, 14, 7 are, rounded up. stride is that of conv1: 2,
+    or 1 for maps that are small already (DC18's of 112 x 112; at least 4). The stages are children in order: conv1 (64
+    channels), pool1, conv2 (192), pool2, inception_3a (256), 3b (320), 3c (576), 4a (576), 4b (576), 4c (608), 4d
+    (608), 4e (1056), 5a (1024), 5b (1024), each map after batch norm and ReLU. `taps` gives the maps of all of them by
+    name, `channels` their widths. width multiplies all channels. The convolutions start as He's normal of fan-in.
     Raises `BNInception: argument: expected ..., got ...`, TypeError or ValueError.
     """
 
-    def __init__(self, in_channels: int = 3, *, width: float = 1.0):
+    def __init__(self, in_channels: int = 3, *, stride: int = 2, width: float = 1.0):
         super().__init__()
         positive("BNInception", "width", width)
+        if stride not in (1, 2):
+            raise ValueError(message("BNInception", "stride", "1 or 2", stride))
 
         def wide(channels: int) -> int:
             return max(1, round(channels * width)) if channels else 0
 
-        self.in_channels = count("BNInception", "in_channels", in_channels)
+        self.in_channels, self.stride = count("BNInception", "in_channels", in_channels), stride
         c1, c2, c3 = wide(64), wide(64), wide(192)
-        self.conv1 = nn.Sequential(OrderedDict({"7x7_s2": _convolution(in_channels, c1, 7, 2)}))
+        self.conv1 = nn.Sequential(OrderedDict({"7x7_s2": _convolution(in_channels, c1, 7, stride)}))
         self.pool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
         conv2 = {"3x3_reduce": _convolution(c1, c2, 1), "3x3": _convolution(c2, c3, 3)}
         self.conv2 = nn.Sequential(OrderedDict(conv2))
@@ -127,8 +129,9 @@ class BNInception(nn.Module):
 
     def _checked(self, frames: Tensor) -> Tensor:
         given("BNInception", "auto", frames=(frames, f"N {self.in_channels} H W"))
-        if min(frames.shape[-2:]) < 7:
-            raise ValueError(message("BNInception", "frames", "H and W of at least 7", tuple(frames.shape)))
+        least = 7 if self.stride == 2 else 4
+        if min(frames.shape[-2:]) < least:
+            raise ValueError(message("BNInception", "frames", f"H and W of at least {least}", tuple(frames.shape)))
         return frames
 
 

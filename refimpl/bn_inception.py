@@ -20,6 +20,7 @@ _POOLS = {
     "inception_5a": "average",
     "inception_5b": "max",
 }
+STAGES = ("pool1", "conv2", "pool2", *_POOLS)  # behind conv1
 
 
 def _convolution(weights: Mapping[str, Array], name: str, x: Array, stride: int = 1) -> Array:
@@ -48,19 +49,30 @@ def _block(weights: Mapping[str, Array], name: str, x: Array) -> Array:
     return np.concatenate([chain(x, "1x1"), three, double, chain(pooled, "pool_proj")], 1)
 
 
-def bn_inception(weights: Mapping[str, Array], frames: Array) -> dict[str, Array]:
+def bn_inception(weights: Mapping[str, Array], frames: Array, *, stride: int = 2) -> dict[str, Array]:
     """The maps of all stages by name: frames (N, C, H, W) -> conv1, pool1, conv2, pool2, inception_3a ... inception_5b.
 
-    weights: by the names of `motionspec.models.bn_inception.BNInception`.
+    weights: by the names of `motionspec.models.bn_inception.BNInception`. stride: that of conv1.
     """
-    maps = {"conv1": _convolution(weights, "conv1.7x7_s2", frames, 2)}
-    maps["pool1"] = layers.max_pool(maps["conv1"], 3, stride=2, ceil_mode=True)
-    reduced = _convolution(weights, "conv2.3x3_reduce", maps["pool1"])
-    maps["conv2"] = _convolution(weights, "conv2.3x3", reduced)
-    x = maps["pool2"] = layers.max_pool(maps["conv2"], 3, stride=2, ceil_mode=True)
-    for name in _POOLS:
-        x = maps[name] = _block(weights, name, x)
+    x = conv1(weights, frames, stride=stride)
+    maps = {"conv1": x}
+    for name in STAGES:
+        x = maps[name] = stage(weights, name, x)
     return maps
+
+
+def conv1(weights: Mapping[str, Array], frames: Array, *, stride: int = 2) -> Array:
+    """The first stage, of frames."""
+    return _convolution(weights, "conv1.7x7_s2", frames, stride)
+
+
+def stage(weights: Mapping[str, Array], name: str, x: Array) -> Array:
+    """The stage of that name, one of STAGES, of the map of the stage before it."""
+    if name in _POOLS:
+        return _block(weights, name, x)
+    if name == "conv2":
+        return _convolution(weights, "conv2.3x3", _convolution(weights, "conv2.3x3_reduce", x))
+    return layers.max_pool(x, 3, stride=2, ceil_mode=True)
 
 
 def taps(weights: Mapping[str, Array], clip: Array) -> dict[str, Array]:
