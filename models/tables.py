@@ -31,7 +31,11 @@ _OFF18 = (
     Ablation(paper="OFF18", table="Table 2", label="RGB + RGB Diff", networks=(_RGB, _DIFF)),
     Ablation(paper="OFF18", table="Table 2", label="RGB + Flow", networks=(_RGB, _FLOW)),
 )
-_OFF20: tuple[Ablation, ...] = ()
+_OFF20 = (
+    Ablation(paper="OFF20", table="Table 9", label="DnCNN", networks=(("off-dncnn", {"frames": 1}),)),
+    Ablation(paper="OFF20", table="Table 9", label="DnCNN_OFF(2)", networks=(("off-dncnn", {"frames": 2}),)),
+    Ablation(paper="OFF20", table="Table 9", label="DnCNN_OFF(3)", networks=(("off-dncnn", {}),)),
+)
 _RF19: tuple[Ablation, ...] = ()
 _DC18: tuple[Ablation, ...] = ()
 _AF18: tuple[Ablation, ...] = ()
