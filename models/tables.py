@@ -61,6 +61,9 @@ _OFF20 = (
     Ablation(paper="OFF20", table="Table 3", label="RGB + OFF_T + OFF_S", networks=(_OFF_RGB,)),
     Ablation(paper="OFF20", table="Table 5", label="TSM", networks=(("resnet", {"shift": True, "dropout": 0.5}),)),
     Ablation(paper="OFF20", table="Table 5", label="Our method", networks=(("off-tsm", {}),)),
+    Ablation(paper="OFF20", table="Table 9", label="DnCNN", networks=(("off-dncnn", {"frames": 1}),)),
+    Ablation(paper="OFF20", table="Table 9", label="DnCNN_OFF(2)", networks=(("off-dncnn", {"frames": 2}),)),
+    Ablation(paper="OFF20", table="Table 9", label="DnCNN_OFF(3)", networks=(("off-dncnn", {}),)),
 )
 _RF19: tuple[Ablation, ...] = ()
 # Without the rows that are other works' networks. Table 5 has its rows with and without TSN: the same network, of clips
