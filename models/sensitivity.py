@@ -54,7 +54,7 @@ def occlusion_sensitivity(
         scores = network(clip)
         if scores.ndim != 2 or len(scores) != len(clip):
             raise ValueError(message(name, "network", "one that gives scores (N, classes)", tuple(scores.shape)))
-        return -losses._cross_entropy(widened(scores), label)
+        return -losses.surprise(widened(scores), label)
 
     def hidden(side: int) -> Tensor:
         """Which pixels of an axis (columns) the square of each cell (rows) hides."""
