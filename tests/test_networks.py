@@ -207,6 +207,7 @@ def test_bad_arguments_are_refused_in_one_form(name):
 @each_network
 def test_compiles_as_one_graph(name):
     network, clip = built(name), clip_of(name)
+    torch.compiler.reset()  # or a forward that two networks share is compiled for any shape, in two minutes
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         close(compiled(clip).numpy(), network(clip).numpy(), 1e-12)
