@@ -49,8 +49,8 @@ def test_the_defaults_are_the_final_network():
 @pytest.mark.parametrize("motion", MOTIONS)
 def test_each_flow_layer_takes_a_frame(motion):
     """RF19 Table 5, Fig. 6. C' = 4: a flow has 2C' channels, the flow of all of these 4C'; a convolution gives C'."""
-    network = RepFlowResNet(5, **SMALL, motion=motion).eval()
-    parts = network.parts(torch.rand(1, 3, 5, 32, 40))
+    network = RepFlowResNet(5, **SMALL, motion=motion).double().eval()
+    parts = network.parts(clip_of(1, 3, 5, 32, 40))
     n = motion.count("flow")
     flows = {f"flow{k}" if k > 1 else "flow": 8 * 2 ** (k - 1) if motion == "flow-flow" else 8 for k in range(1, n + 1)}
     assert {key: tuple(parts[key].shape) for key in parts} == {
@@ -112,10 +112,10 @@ def test_fusions_by_hand(fusion):
 
 
 def test_late_fusion_is_the_mean_of_two_networks_of_their_own():
-    network = RepFlowResNet(5, **SMALL, fusion="late").eval()
-    rgb = ResNet(5, depth=18, width=1 / 16).eval()
+    network = RepFlowResNet(5, **SMALL, fusion="late").double().eval()
+    rgb = ResNet(5, depth=18, width=1 / 16).double().eval()
     rgb.load_state_dict(network.rgb.state_dict())
-    clip = torch.rand(2, 3, 3, 32, 32)
+    clip = clip_of(2, 3, 3, 32, 32)
     parts = network.parts(clip)
     assert torch.equal(parts["rgb"], rgb(clip)) and torch.equal(parts["motion"], parts["steps"].mean(1))
     torch.testing.assert_close(parts["scores"], (parts["rgb"] + parts["motion"]) / 2)
@@ -156,7 +156,7 @@ def test_flow_parameters_learn_at_a_hundredth_of_the_rate():
 
 def test_a_running_mean_of_the_parameters_evaluates():
     """RF19 §4: "a running average of the parameters over time", torch's own."""
-    network = RepFlowResNet(5, **SMALL)
+    network = RepFlowResNet(5, **SMALL).double()
     mean = AveragedModel(network, multi_avg_fn=get_ema_multi_avg_fn(0.75)).eval()
     values = dict.fromkeys(("motion.flows.0.log_theta", "fc.bias"), 0.0)
     for step in range(1, 4):
@@ -170,7 +170,7 @@ def test_a_running_mean_of_the_parameters_evaluates():
         got = mean.module.get_parameter(name)
         torch.testing.assert_close(got, torch.full_like(got, value))
     assert (mean.module.bn1.running_mean == 3).all()
-    clip = torch.rand(1, 3, 2, 32, 32)
+    clip = clip_of(1, 3, 2, 32, 32)
     torch.testing.assert_close(mean(clip), mean.module.parts(clip)["scores"])
     assert not torch.equal(mean(clip), network.eval()(clip))
 
