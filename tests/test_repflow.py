@@ -6,7 +6,7 @@ torch = pytest.importorskip("torch")
 
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
 
-from motionspec.models.repflow import MOTIONS, Motion, NonLocal, RepFlowResNet  # noqa: E402
+from motionspec.models.repflow import MOTIONS, Motion, NonLocal, RepFlowResNet, released  # noqa: E402
 from motionspec.models.resnet import ResNet  # noqa: E402
 from motionspec.models.tables import ABLATIONS  # noqa: E402
 from motionspec.models.weights import load  # noqa: E402
@@ -193,6 +193,136 @@ def test_imagenet_weights_go_around_the_flow_layer(tmp_path):
     report = load(network, tmp_path / "resnet18.pth", keep=[r"motion\..*"])
     assert torch.equal(network.layer3[0].conv1.weight, state["layer3.0.conv1.weight"])
     assert set(report.kept) == {key for key in network.state_dict() if key.startswith("motion.")}
+
+
+# -- published weights -------------------------------------------------------------------------------------------------
+
+OLD = {"motion": "flow-conv-flow", "fusion": "released", "scheme": "released", "learn_divergence": False}
+HEAD = {"fusion": "add", "scheme": "released", "learn_divergence": False, "learn_numbers": False}
+C, INNER = 8, 4  # of block 3 of SMALL
+
+
+def flow_layer(prefix, channels, inside=1):
+    """A released flow layer that has learned nothing, depthwise as in the older version, where inside is 1."""
+    image, flow = torch.tensor([-0.5, 0, 0.5]).double(), torch.tensor([-1.0, 1]).double()
+    kernels = {"img_grad": image, "f_grad": flow, "div": flow}
+    state = {f"{prefix}.{key}": k.repeat(channels, inside, 1, 1) for key, k in kernels.items()}
+    return state | {f"{prefix}.{key}2": k[:, None].repeat(channels, inside, 1, 1) for key, k in kernels.items()}
+
+
+def norm(prefix):
+    values = {"weight": 0.5, "bias": 0.1, "running_mean": 0.2, "running_var": 0.9}
+    return {f"{prefix}.{key}": value + 0.1 * clip_of(C).abs() for key, value in values.items()}
+
+
+def older():
+    """Its motion block, as flow_2p1d_resnets.py names it; the numbers of both layers are learned."""
+    state = {
+        "flow_cmp.weight": clip_of(INNER, C, 1, 1, 1),
+        "flow_conv.weight": clip_of(2 * INNER, 2 * INNER, 1, 3, 3),
+        "flow_cmp2.weight": clip_of(INNER, 2 * INNER, 1, 1, 1),
+        "flow_conv2.weight": clip_of(C, 2 * INNER, 1, 3, 3),
+    }
+    for layer in ("flow_layer", "flow_layer2"):
+        state |= flow_layer(layer, INNER)
+        state |= {
+            f"{layer}.{key}": torch.tensor([v], dtype=torch.float64) for key, v in (("t", 0.4), ("l", 0.1), ("a", 0.2))
+        }
+    return state | norm("bnf")
+
+
+def later():
+    """Its motion block, as kinetics_2p1d_model.py names it."""
+    state = {"rep_flow.bottleneck.weight": clip_of(INNER, C, 1, 1, 1)}
+    state["rep_flow.unbottleneck.weight"] = clip_of(C, 2 * INNER, 1, 1, 1)
+    return state | norm("rep_flow.bn") | flow_layer("rep_flow", INNER, INNER)
+
+
+def loaded(state, path, options, **arguments):
+    """The motion block of a network with these weights; everything else stays as it is."""
+    torch.save({f"module.{key}": value for key, value in state.items()}, path)
+    network = RepFlowResNet(5, **SMALL, **options).double().eval()
+    load(network, path, convert=released, keep=[r"(?!motion\.).*"], **arguments)
+    return network.motion
+
+
+def test_the_released_flow_conv_flow_is_the_same_map(tmp_path):
+    """Step by step as the released code computes it, with its own normalisation, for one clip."""
+    state, clip = older(), clip_of(1, C, 5, 6, 7)
+
+    def flow(x):
+        x = 255 * (x - x.min()) / (x.min() - x.max())
+        numbers = {"theta": 0.4, "lam": 0.1, "tau": 0.2}
+        f1, f2 = (x[0, :, frames].transpose(0, 1) for frames in (slice(0, -1), slice(1, None)))
+        return tvl1.representation_flow(f1, f2, n_iter=2, scheme="released", **numbers).transpose(0, 1)[None]
+
+    conv3d = torch.nn.functional.conv3d
+    x = flow(conv3d(clip, state["flow_cmp.weight"]))
+    x = flow(conv3d(conv3d(x, state["flow_conv.weight"], padding=(0, 1, 1)), state["flow_cmp2.weight"]))
+    x = conv3d(x, state["flow_conv2.weight"], padding=(0, 1, 1))
+    mean, var, weight, bias = (state[f"bnf.{k}"] for k in ("running_mean", "running_var", "weight", "bias"))
+    x = torch.nn.functional.batch_norm(x, mean, var, weight, bias)
+    want = torch.relu(x + torch.nn.functional.avg_pool3d(clip, (3, 1, 1), 1, 0))
+    _, got = loaded(state, tmp_path / "old.pth", OLD)(clip)
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-9)
+
+
+def test_released_kernels_that_have_been_learned_turn_into_ours(tmp_path):
+    """Cross-correlation there; true convolution here, but for the divergence."""
+    state = older()
+    for layer in ("flow_layer", "flow_layer2"):
+        for key, taps in (("img_grad", [1, 2, 4]), ("f_grad", [3, 5]), ("div2", [6, 7])):
+            state[f"{layer}.{key}"] = (
+                torch.tensor(taps).double().reshape(state[f"{layer}.{key}"][:1].shape).repeat(INNER, 1, 1, 1)
+            )
+    learned = {"learn_divergence": True, "learn_image_kernel": True, "learn_flow_kernel": True}
+    for flow in loaded(state, tmp_path / "old.pth", OLD | learned).flows:
+        assert flow.image_kernel.tolist() == [[[0, 0, 0], [4, 2, 1], [0, 0, 0]], [[0, 0.5, 0], [0, 0, 0], [0, -0.5, 0]]]
+        assert flow.flow_kernel.tolist() == [[[0, 0, 0], [5, 3, 0], [0, 0, 0]], [[0, 1, 0], [0, -1, 0], [0, 0, 0]]]
+        assert (flow.wx.tolist(), flow.wy.tolist()) == ([-1, 1], [6, 7])
+        assert (flow.theta.item(), flow.lam.item(), flow.tau.item()) == pytest.approx((0.4, 0.1, 0.2))
+
+
+def test_the_later_release_is_refused_but_for_what_is_no_flow(tmp_path):
+    """Its flow layer sums over all channels, and both of its derivatives are vertical."""
+    state, path = later(), tmp_path / "head.pt"
+    with pytest.raises(ValueError, match=r"^released: state: expected rep_flow\.img_grad .*drop.*got .* sum over 4"):
+        loaded(state, path, HEAD)
+    apart = flow_layer("rep_flow", INNER)
+    dense = {key: value * torch.eye(INNER).double()[..., None, None] for key, value in apart.items()}
+    vertical = dense | {"rep_flow.f_grad": dense["rep_flow.f_grad2"]}
+    with pytest.raises(ValueError, match=r"^released: state: expected rep_flow\.f_grad along x.*drop"):
+        loaded(state | vertical, path, HEAD)
+    for motion in (
+        loaded(state | dense, path, HEAD),
+        loaded(state, path, HEAD, drop=[r"module\.rep_flow\.(img_grad|f_grad|div)2?"]),
+    ):
+        assert torch.equal(motion.reduce.weight, state["rep_flow.bottleneck.weight"][:, :, 0])
+        assert torch.equal(motion.widen.weight, state["rep_flow.unbottleneck.weight"][:, :, 0])
+        assert torch.equal(motion.norm.running_var, state["rep_flow.bn.running_var"])
+
+
+@pytest.mark.parametrize(
+    "key, value, says", [("t", -0.1, "above 0"), ("a", 1e9, "above 0"), ("div", None, "all channels")]
+)
+def test_released_values_that_have_no_place_here_are_refused(tmp_path, key, value, says):
+    state = older()
+    if value is None:
+        state[f"flow_layer2.{key}"][1] *= 2
+    else:
+        state[f"flow_layer2.{key}"].fill_(value)
+    with pytest.raises(ValueError, match=rf"^released: state: expected flow_layer2\.{key} .*{says}"):
+        loaded(state, tmp_path / "old.pth", OLD)
+
+
+def test_the_trunk_of_the_released_network_is_refused(tmp_path):
+    trunk = {"layer1.0.conv1.weight": clip_of(4, 4, 1, 3, 3)}
+    with pytest.raises(ValueError, match=r"^load: file: expected .*layer1\.0\.conv1\.weight is \(4, 4, 1, 3, 3\)"):
+        torch.save(older() | trunk, tmp_path / "old.pth")
+        load(RepFlowResNet(5, **SMALL, **OLD), tmp_path / "old.pth", convert=released)
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
