@@ -1,18 +1,20 @@
 """The ResNet with representation-flow layers (RF19 §3.2-4, Figs. 3, 4, 6, Tables 1-9)."""
 
+import re
 from collections import OrderedDict
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motionspec.checks import choice, count, message
-from motionspec.models.layers import RepresentationFlow
+from motionspec.models.layers import _SPAN, RepresentationFlow
 from motionspec.models.resnet import ResNet
 from motionspec.models.table import Network, Stage
 
-__all__ = ["NETWORKS", "Motion", "NonLocal", "RepFlowResNet"]
+__all__ = ["NETWORKS", "Motion", "NonLocal", "RepFlowResNet", "released"]
 
 MOTIONS = ("flow", "flow-flow", "flow-conv-flow", "flow-conv-flow-conv-flow")
 FUSIONS = ("none", "late", "add", "multiply", "layer+multiply", "concat", "released")
@@ -219,6 +221,91 @@ class NonLocal(nn.Module):
         query, key, value = (f(clip).flatten(2).transpose(1, 2)[:, None] for f in (self.theta, self.phi, self.g))
         seen = F.scaled_dot_product_attention(query, key, value, scale=1.0)[:, 0]
         return clip + self.norm(self.out(seen.transpose(1, 2).unflatten(2, clip.shape[2:])))
+
+
+# Names of the released motion blocks -> ours, one after the other.
+_RELEASED = (
+    (r"^(flow_cmp|rep_flow\.bottleneck)\.", "motion.reduce."),
+    (r"^(flow_conv2|rep_flow\.unbottleneck)\.", "motion.widen."),
+    (r"^(bnf|rep_flow\.bn)\.", "motion.norm."),
+)
+_LAYERS = {"flow_layer": "motion.flows.0", "flow_layer2": "motion.flows.1", "rep_flow": "motion.flows.0"}
+_NUMBERS = {"t": ("theta", 0.3), "l": ("lam", 0.15), "a": ("tau", 0.25)}
+_KERNELS = {"img_grad": (-0.5, 0.0, 0.5), "f_grad": (-1.0, 1.0), "div": (-1.0, 1.0)}  # as they begin
+
+
+def released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of the released networks under the names of ours, for `models.weights.load(..., convert=released)`.
+
+    state: names and tensors, of flow_2p1d_resnets.py (flow-conv-flow; ours with motion="flow-conv-flow",
+    fusion="released", scheme="released") or kinetics_2p1d_model.py (motion="flow", fusion="add", scheme="released").
+    Only the motion block changes. The trunks are not ours, they pad and pool otherwise over time: `keep` and `drop`
+    have to say that they stay out. Between the two flow layers of the former are a 3 x 3 and a 1 x 1 convolution and
+    nothing else: they become one.
+
+    Ours has one kernel for all channels. Kernels of a flow layer that still are as they began are left out, others need
+    a network that learns them (`learn_...`), as the numbers do. Refused are those that differ between channels, and
+    the later release's, which sum over channels and are vertical: another operator, without an equal here. Dropped by
+    `load(..., drop=[...])` they leave the convolutions around the flow, which learned beside it.
+    Raises `released: state: expected ..., got ...`, ValueError.
+    """
+    state = {name.removeprefix("module."): value for name, value in state.items()}
+    out: dict[str, Tensor] = {}
+    for layer, ours in _LAYERS.items():
+        out |= {f"{ours}.{key}": value for key, value in _flow_layer(layer, state).items()}
+    if {"flow_conv.weight", "flow_cmp2.weight"} <= state.keys():
+        wide, narrow = (state.pop(f"{name}.weight").squeeze(2) for name in ("flow_conv", "flow_cmp2"))
+        out["motion.between.0.weight"] = torch.einsum("om,mihw->oihw", narrow[:, :, 0, 0], wide)
+    for name, value in state.items():
+        for pattern, replacement in _RELEASED:
+            name = re.sub(pattern, replacement, name)
+        out[name] = value.squeeze(2) if name.startswith("motion.") and value.ndim == 5 else value
+    return out
+
+
+def _flow_layer(layer: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Takes a flow layer out of `state`: our parameters of it."""
+    out: dict[str, Tensor] = {}
+    for key, (number, start) in _NUMBERS.items():
+        if (value := state.pop(f"{layer}.{key}", None)) is not None:
+            share = torch.log(value.reshape(()) / start) / _SPAN
+            if not share.abs() < 1:
+                expected = f"{layer}.{key} above 0 and within 1000 times {start}"
+                raise ValueError(message("released", "state", expected, value.item()))
+            out[f"log_{number}"] = _SPAN * torch.atanh(share)
+    for key, first in _KERNELS.items():
+        names = (f"{layer}.{key}", f"{layer}.{key}2")
+        if not state.keys() >= set(names):
+            continue
+        x, y = (_taps(name, state.pop(name), axis) for name, axis in zip(names, "xy", strict=True))
+        if x.tolist() == y.tolist() == list(first):
+            continue
+        if key == "div":
+            out |= {"wx": x, "wy": y}
+        else:  # for true convolution: the other way round
+            kernels = x.new_zeros(2, 3, 3)
+            kernels[0, 1, : len(x)], kernels[1, : len(y), 1] = x.flip(0), y.flip(0)
+            out["image_kernel" if key == "img_grad" else "flow_kernel"] = kernels
+    return out
+
+
+def _taps(name: str, kernel: Tensor, axis: str) -> Tensor:
+    """The weights along an axis of a kernel (C, 1 or C, h, w) that all channels share."""
+
+    def refuse(expected: str, got: str) -> NoReturn:
+        raise ValueError(message("released", "state", f"{name} {expected}, or without it (drop?)", got))
+
+    C, inside, h, w = kernel.shape
+    if inside > 1:
+        own = torch.eye(C, inside, dtype=torch.bool)[..., None, None]
+        if kernel.masked_fill(own, 0).any():
+            refuse("that keeps channels apart", f"kernels that sum over {inside}")
+        kernel = kernel.diagonal().movedim(-1, 0)[:, None]
+    if (h if axis == "x" else w) > 1:
+        refuse(f"along {axis}", f"kernels of {h} x {w}")
+    if (kernel != kernel[:1]).any():
+        refuse("equal for all channels", "different ones")
+    return kernel[0].flatten()
 
 
 def _convolution(inside: int, outside: int, kernel: int) -> nn.Conv2d:
