@@ -1,7 +1,7 @@
 """Weights from a file, by the names that torchvision, tsn-pytorch, TSM and OFF publish; nothing is downloaded."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from typing import Any
@@ -95,6 +95,7 @@ def load(
     inflate: bool = False,
     cross_modality: bool = False,
     renames: Sequence[tuple[str, str]] = RENAMES,
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
 ) -> Report:
     """Load a state_dict (.safetensors, or what torch.save wrote) into a network: all of it or, with an error, nothing.
 
@@ -108,6 +109,7 @@ def load(
     A batch norm's count of batches may be missing, as in old files.
 
     renames: (regular expression, replacement), applied in turn to the names in the file.
+    convert: makes names and tensors of those in the file (without the dropped) before that, `repflow.released` for one.
     Returns what was done. Raises `load: argument: expected ..., got ...`, ValueError, with all that does not fit, or
     FileNotFoundError. No code in the file is run.
 
@@ -117,9 +119,10 @@ def load(
     """
     own, given = network.state_dict(), _read(file)
     kept, dropped = _matching("keep", keep, own), _matching("drop", drop, given)
-    names = {_renamed(name, renames, own): name for name in given if name not in dropped}  # the network's -> the file's
-    if len(names) + len(dropped) < len(given):
-        twice = sorted(set(given) - set(names.values()) - set(dropped))
+    given = convert({name: value for name, value in given.items() if name not in dropped})
+    names = {_renamed(name, renames, own): name for name in given}  # the network's -> the file's
+    if len(names) < len(given):
+        twice = sorted(set(given) - set(names.values()))
         raise ValueError(message("load", "file", "names that stay different when renamed", _some(twice)))
     dropped += [names.pop(name) for name in kept if name in names]
     first = next((name for name, value in own.items() if value.ndim >= 4), None)
