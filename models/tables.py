@@ -32,6 +32,16 @@ _OFF18 = (
     Ablation(paper="OFF18", table="Table 2", label="RGB + Flow", networks=(_RGB, _FLOW)),
 )
 _OFF20 = (
+    Ablation(paper="OFF20", table="Table 7", label="RFCN", networks=(("off-rfcn", {"scales": "none"}),)),
+    Ablation(
+        paper="OFF20",
+        table="Table 7",
+        label="RFCN+OFF(SS) w/o SE",
+        networks=(("off-rfcn", {"scales": "single", "se": False}),),
+    ),
+    Ablation(paper="OFF20", table="Table 7", label="RFCN+OFF(SS)", networks=(("off-rfcn", {"scales": "single"}),)),
+    Ablation(paper="OFF20", table="Table 7", label="RFCN+OFF(MS)", networks=(("off-rfcn", {}),)),
+    Ablation(paper="OFF20", table="Table 8", label="Ours", networks=(("off-rfcn", {}),)),
     Ablation(paper="OFF20", table="Table 9", label="DnCNN", networks=(("off-dncnn", {"frames": 1}),)),
     Ablation(paper="OFF20", table="Table 9", label="DnCNN_OFF(2)", networks=(("off-dncnn", {"frames": 2}),)),
     Ablation(paper="OFF20", table="Table 9", label="DnCNN_OFF(3)", networks=(("off-dncnn", {}),)),

@@ -34,7 +34,7 @@ def size(module):
 def test_maps_are_as_many_as_stated():
     """OFF20 §6.1: k = 7, 30 classes and the background; 9 anchors, a box for all classes (RELEASED_CODE 3)."""
     with torch.device("meta"):
-        maps = parts(RFCN(), torch.empty(1, 3, 2, 600, 1000))
+        maps = parts(RFCN(depth=18), torch.empty(1, 3, 2, 600, 1000))
     assert {key: tuple(map_.shape[1:]) for key, map_ in maps.items()} == {
         "off512": (3 * 128, 1, 75, 125),
         "off1024": (3 * 128, 1, 38, 63),
@@ -104,7 +104,7 @@ def test_what_the_next_frame_adds_is_ft():
     found = parts(built(), clip_of(1).expand(-1, -1, 2, -1, -1))
     for key in ("off512", "off1024"):
         Fx, Fy, Ft = found[key].chunk(3, 1)
-        assert Ft.abs().max() == 0 < min(Fx.abs().max(), Fy.abs().max())
+        assert Ft.abs().max() < 1e-12 < 1e-3 < min(Fx.abs().max(), Fy.abs().max())
 
 
 def test_a_squeeze_that_lets_all_pass_is_none():
@@ -161,7 +161,7 @@ def test_detections_by_hand():
     assert (image, label, box) == (1, 2, [24, 0, 151, 119])
     np.testing.assert_allclose(score, np.exp(20) / (np.exp(20) + np.exp(9) + 2))
     found = network.detections(maps, 128, 160, proposals=1)
-    assert mean_average_precision(found.numpy(), np.array([[1, 2, 24, 0, 151, 119]])) == 1
+    assert mean_average_precision(found.numpy(), np.array([[1.0, 2, 24, 0, 151, 119]])) == 1
 
 
 def test_a_box_moves_by_what_its_maps_vote():
@@ -208,7 +208,7 @@ def test_detection_is_not_exported_and_says_so():
         def forward(self, clip):
             return self.network.detect(clip)
 
-    with pytest.raises(Exception, match="detections: expected to run outside a graph .* export the network itself"):
+    with pytest.raises(Exception, match=r"detections: expected to run outside a graph, .* export the network itself"):
         torch.export.export(Detector(), (clip,), strict=False)
 
 
@@ -228,7 +228,7 @@ def test_what_cannot_be_built_says_so(arguments, says):
 
 def test_what_cannot_be_detected_in_says_so():
     network, maps = planted()
-    with pytest.raises(ValueError, match="^RFCN: clip: expected at least T=2 frames, got T=1"):
+    with pytest.raises(ValueError, match=r"^RFCN: clip: expected at least T=2 frames, got T=1"):
         network(clip_of(1))
     with pytest.raises(ValueError, match=r"^RFCN: maps: expected shape \(N, 86, T, h, w\).*, got \(1, 85, 2, 8, 10\)"):
         network.detections(maps[:, 1:], 128, 160)
