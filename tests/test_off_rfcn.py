@@ -198,18 +198,16 @@ def test_detections_are_those_of_the_reference():
 
 
 def test_detection_is_not_exported_and_says_so():
-    network, clip = built(), clip_of(2)
+    network, maps = planted()
 
     class Detector(torch.nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = network
+        def forward(self, maps):
+            return network.detections(maps, 128, 160)
 
-        def forward(self, clip):
-            return self.network.detect(clip)
-
-    with pytest.raises(Exception, match=r"detections: expected to run outside a graph, .* export the network itself"):
-        torch.export.export(Detector(), (clip,), strict=False)
+    with pytest.raises(
+        RuntimeError, match=r"^RFCN: detections: expected to run outside a graph, .* export the network"
+    ):
+        torch.export.export(Detector(), (maps,), strict=False)
 
 
 @pytest.mark.parametrize(
