@@ -2,7 +2,7 @@
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ class Record:
 _ONE, _SIDES, _MISTAKE, _BORDER, _KINKS, _PRECISION = 2, 3, 5, 6, 7, 20
 
 _Inputs = dict[str, np.ndarray]
+_Part = tuple[np.ndarray, np.ndarray, float]  # got, expected and the unit of both
 _Region = Callable[[Record], np.ndarray]  # where a hypothesis must hold: a mask that broadcasts to the output
 
 
@@ -162,30 +163,44 @@ def _agreement(
     """The gain of each component (1 unless `scaled`) if all agree in the region, else None."""
     gains = []
     for i in range(len(got[0])):
-        parts = []
-        for record, g, w in zip(records, got, want, strict=True):
-            if g[i].shape != w[i].shape:  # another variant's
+        if any(g[i].shape != w[i].shape for g, w in zip(got, want, strict=True)):  # another variant's
+            return None
+        parts: Iterable[_Part] = _parts(i, records, got, want, region)  # one at a time: the first may settle it
+        gain, left = 1.0, 0
+        if scaled and want[0][i].dtype == np.float64:
+            parts = list(parts)
+            gain = _fitted_gain(parts, TOLERANCE[dtype][0])
+            if gain == 0:
                 return None
-            mask = np.broadcast_to(region(record), w[i].shape)
-            parts.append((g[i][mask], w[i][mask], record.units[i if len(record.units) > 1 else 0]))
-        if sum(w.size for _, w, _ in parts) < 8:
-            return None  # too little left to say anything
-        gain = _fitted_gain(parts, TOLERANCE[dtype][0]) if scaled and want[0][i].dtype == np.float64 else 1.0
-        if gain == 0:
-            return None
-        if not all(compare(g / gain, w, *forward_tolerance(row, dtype, unit)).ok for g, w, unit in parts):
-            return None
+        for g, w, unit in parts:
+            if not compare(g / gain, w, *forward_tolerance(row, dtype, unit)).ok:
+                return None
+            left += w.size
+        if left < 8:
+            return None  # too little to say anything
         gains.append(gain)
     return gains
 
 
-def _fitted_gain(parts: Sequence[tuple[np.ndarray, np.ndarray, float]], relative: float) -> float:
+def _parts(
+    i: int,
+    records: Sequence[Record],
+    got: Sequence[Sequence[np.ndarray]],
+    want: Sequence[Sequence[np.ndarray]],
+    region: _Region,
+) -> Iterator[_Part]:
+    """Of component i in each case, the values in the region."""
+    for record, g, w in zip(records, got, want, strict=True):
+        mask = np.broadcast_to(region(record), w[i].shape)
+        yield g[i][mask], w[i][mask], record.units[i if len(record.units) > 1 else 0]
+
+
+def _fitted_gain(parts: Sequence[_Part], relative: float) -> float:
     """The factor k of got = k want in the least squares sense; 0 where there is none."""
+    g, w = (np.concatenate([part[k] / part[2] for part in parts]) for k in (0, 1))
     # An infinity has no factor; whether it is in its place, the comparison says.
-    both = [(g, w, unit, np.isfinite(g) & np.isfinite(w)) for g, w, unit in parts]
-    finite = [(g[mask], w[mask], unit) for g, w, unit, mask in both]
-    match = sum(float(np.sum(g / unit * (w / unit))) for g, w, unit in finite)
-    power = sum(float(np.sum((w / unit) ** 2)) for _, w, unit in finite)
+    finite = np.isfinite(g) & np.isfinite(w)
+    match, power = float(g[finite] @ w[finite]), float(w[finite] @ w[finite])
     if not np.isfinite(match) or abs(match) <= 1e-6 * power:
         return 0.0
     gain = match / power

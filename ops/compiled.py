@@ -41,6 +41,15 @@ What is multiplied and added is rounded once where the machine can.
 """
 
 
+def _copy(to: Any, a: Any) -> None:
+    for i in range(to.size):
+        to[i] = a[i]
+
+
+copy = apart(_copy)
+"""`to[:] = a` of one axis, which numba takes seconds to compile: with it, the words about shapes that differ."""
+
+
 _KERNELS: list[Any] = []
 
 

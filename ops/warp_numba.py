@@ -18,7 +18,7 @@ from numba import extending, types
 from torch import Tensor
 
 from motionspec.ops.checks import widened
-from motionspec.ops.compiled import kernel, part, share
+from motionspec.ops.compiled import copy, kernel, part, share
 from motionspec.ops.warp import register
 
 # Channels of a vector, where there are so many; few channels have a smaller map of vectors, and kernels of their own.
@@ -230,9 +230,9 @@ def _fill(x, plane, count, H, W, blend, planes, lanes):
         _interleave(x, plane, count, H * W, y * W, W, planes, (y + 1) * S + L, lanes)
     if not blend and W == 1:  # a tap outside has the weight 0, and no derivative sees a difference
         for y in range(1, H + 1):
-            planes[y * S : y * S + L] = planes[y * S + L : y * S + 2 * L]
+            copy(planes[y * S : y * S + L], planes[y * S + L : y * S + 2 * L])
     if not blend and H == 1:
-        planes[:S] = planes[S : 2 * S]
+        copy(planes[:S], planes[S : 2 * S])
 
 
 @kernel

@@ -64,7 +64,7 @@ class Equation:
     # errs by 1e-8 of f'. A sum over many pixels is large, its rounding asks for more.
     step: float = 1e-7
 
-    @property
+    @functools.cached_property
     def keyword(self) -> tuple[str, ...]:
         """The keyword-only arguments of the reference."""
         parameters = inspect.signature(self.reference).parameters.values()
