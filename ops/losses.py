@@ -255,7 +255,7 @@ def _cross_entropy(scores: Tensor, label: Tensor) -> Tensor:
 
 
 def surprise(scores: Tensor, label: Tensor) -> Tensor:
-    """Of each sample: scores (N, K), label (N,) -> (N,). torch refuses a label outside, or ignores it: here it is NaN."""
+    """Of each sample: scores (N, K), label (N,) -> (N,). A label outside, which torch refuses or ignores, gives NaN."""
     known = label.long()
     inside = known.clamp(0, scores.shape[1] - 1)
     each = F.cross_entropy(scores, inside, reduction="none")

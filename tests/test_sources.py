@@ -184,7 +184,7 @@ def test_unknown_form_is_refused() -> None:
 # -- against the table -------------------------------------------------------------------------------------------------
 
 # What nobody has written yet. These numbers only ever fall; at the end of the project both are 0.
-PLANNED_EQUATIONS, PLANNED_NETWORKS = 0, 2
+PLANNED_EQUATIONS, PLANNED_NETWORKS = 0, 0
 
 
 def test_planned_entries_are_counted():
