@@ -87,62 +87,68 @@ def _rf19_streams(**arguments: Any) -> tuple[tuple[str, Mapping[str, Any]], tupl
     return _rf19("resnet", **arguments), _rf19("resnet", in_channels=2, **arguments)
 
 
-_FIXED = {"learn_numbers": False, "learn_divergence": False}
-_INPUT = {"place": 0, "channels": None}
-_FCF = {"motion": "flow-conv-flow"}
-_FACTORED = {"depth": 34, "kind": "(2+1)D", "classes": 400, "n_iter": 20}  # there are no bottlenecks in (2+1)D here
+_FIXED: dict[str, Any] = {"learn_numbers": False, "learn_divergence": False}
+_INPUT: dict[str, Any] = {"place": 0, "channels": None}
+_FCF: dict[str, Any] = {"motion": "flow-conv-flow"}
+_FACTORED: dict[str, Any] = {
+    "depth": 34,
+    "kind": "(2+1)D",
+    "classes": 400,
+    "n_iter": 20,
+}  # there are no bottlenecks in (2+1)D here
 _FUSIONS = ("None", "Late", "Add", "Multiply", "Layer + Multiply", "Concat")
 # Without the rows that are other works' networks; in Tables 6 and 7 also OFF on other ResNets than its own paper's.
+_RF19_ROWS: tuple[tuple[Any, ...], ...] = (
+    (1, "RGB CNN", _rf19("resnet")),
+    (1, "Flow CNN", _rf19("resnet", in_channels=2)),
+    (1, "Two-Stream CNN", *_rf19_streams()),
+    (1, "Flow Layer on RGB Input", _rf19(**_FIXED, **_INPUT, n_iter=100)),
+    *((1, f"After Block {block}", _rf19(**_FIXED, place=block, n_iter=100)) for block in range(1, 6)),
+    (2, "None (all fixed)", _rf19(**_FIXED, n_iter=100)),
+    (2, "Sobel kernels", _rf19(**_FIXED, learn_image_kernel=True, n_iter=100)),
+    (2, "Divergence (wx, wy)", _rf19(learn_numbers=False, n_iter=100)),
+    (2, "tau, lambda, theta", _rf19(learn_divergence=False, n_iter=100)),
+    (2, "All", _rf19(learn_image_kernel=True, learn_flow_kernel=True, n_iter=100)),
+    (2, "Divergence + tau, lambda, theta", _rf19(n_iter=100)),
+    *((3, f"{n} iterations, not learned", _rf19(**_FIXED, n_iter=n)) for n in (1, 5, 10, 20, 50, 100)),
+    *((3, f"{n} iterations, learned", _rf19(n_iter=n)) for n in (1, 5, 10, 20, 50, 100)),
+    *((4, f"{label}, RGB", _rf19(**_INPUT, fusion=label.replace(" ", "").lower())) for label in _FUSIONS),
+    *((4, f"{label}, 1 Block", _rf19(place=1, fusion=label.replace(" ", "").lower())) for label in _FUSIONS),
+    *((4, f"{label}, 3 Blocks", _rf19(fusion=label.replace(" ", "").lower())) for label in _FUSIONS),
+    (5, "TVL-1 twice", _rf19(**_FIXED, **_INPUT, in_channels=2)),
+    (5, "Single Flow Layer", _rf19()),
+    (5, "Flow-of-Flow", _rf19(motion="flow-flow")),
+    (5, "Flow-Conv-Flow (FcF)", _rf19(**_FCF)),
+    (5, "Flow-Conv-Flow-Conv-Flow", _rf19(motion="flow-conv-flow-conv-flow")),
+    *(
+        row
+        for table, kind in ((6, "3D"), (7, "(2+1)D"))
+        for row in (
+            (table, f"RGB {kind} ResNet-18", _rf19("resnet", depth=18, kind=kind)),
+            (table, f"TVL-1 {kind} ResNet-18", _rf19("resnet", depth=18, kind=kind, in_channels=2)),
+            (table, f"Two-Stream {kind} ResNet", *_rf19_streams(depth=18, kind=kind)),
+            (table, "Input (RGB)", _rf19(depth=18, kind=kind, **_INPUT)),
+            (table, "After Block 1", _rf19(depth=18, kind=kind, place=1)),
+            (table, "After Block 3", _rf19(depth=18, kind=kind)),
+        )
+    ),
+    (8, "ActionFlownet", ("actionflownet", {"classes": 150})),
+    (8, "RGB-OFF", ("off-tsn", {"classes": 150})),
+    (8, "Ours", _rf19()),
+    (9, "RGB", ("resnet", {"classes": 400, "depth": 50})),
+    (9, "Flow", ("resnet", {"classes": 400, "depth": 50, "in_channels": 2})),
+    (9, "Two-stream", *_rf19_streams(classes=400, depth=50)),
+    (9, "OFF (RGB Only)", _OFF_RGB),
+    (9, "OFF (RGB + Flow + RGB Diff)", _OFF_RGB, _OFF_FLOW, _OFF_DIFF_ALONE),
+    (9, "Ours (2D CNN + Rep. Flow)", ("repflow", {})),
+    (9, "Ours (2D CNN + FcF)", ("repflow", _FCF)),
+    (9, "Ours ((2+1)D CNN + Rep. Flow)", ("repflow", _FACTORED)),
+    (9, "Ours ((2+1)D CNN + FcF)", ("repflow", _FACTORED | _FCF)),
+    (9, "Ours ((2+1)D CNN + FcF) + Non-local", ("repflow", _FACTORED | _FCF | {"non_local": True})),
+)
 _RF19 = tuple(
     Ablation(paper="RF19", table=f"Table {table}", label=label, networks=tuple(networks))
-    for table, label, *networks in (
-        (1, "RGB CNN", _rf19("resnet")),
-        (1, "Flow CNN", _rf19("resnet", in_channels=2)),
-        (1, "Two-Stream CNN", *_rf19_streams()),
-        (1, "Flow Layer on RGB Input", _rf19(**_FIXED, **_INPUT, n_iter=100)),
-        *((1, f"After Block {block}", _rf19(**_FIXED, place=block, n_iter=100)) for block in range(1, 6)),
-        (2, "None (all fixed)", _rf19(**_FIXED, n_iter=100)),
-        (2, "Sobel kernels", _rf19(**_FIXED, learn_image_kernel=True, n_iter=100)),
-        (2, "Divergence (wx, wy)", _rf19(learn_numbers=False, n_iter=100)),
-        (2, "tau, lambda, theta", _rf19(learn_divergence=False, n_iter=100)),
-        (2, "All", _rf19(learn_image_kernel=True, learn_flow_kernel=True, n_iter=100)),
-        (2, "Divergence + tau, lambda, theta", _rf19(n_iter=100)),
-        *((3, f"{n} iterations, not learned", _rf19(**_FIXED, n_iter=n)) for n in (1, 5, 10, 20, 50, 100)),
-        *((3, f"{n} iterations, learned", _rf19(n_iter=n)) for n in (1, 5, 10, 20, 50, 100)),
-        *((4, f"{label}, RGB", _rf19(**_INPUT, fusion=label.replace(" ", "").lower())) for label in _FUSIONS),
-        *((4, f"{label}, 1 Block", _rf19(place=1, fusion=label.replace(" ", "").lower())) for label in _FUSIONS),
-        *((4, f"{label}, 3 Blocks", _rf19(fusion=label.replace(" ", "").lower())) for label in _FUSIONS),
-        (5, "TVL-1 twice", _rf19(**_FIXED, **_INPUT, in_channels=2)),
-        (5, "Single Flow Layer", _rf19()),
-        (5, "Flow-of-Flow", _rf19(motion="flow-flow")),
-        (5, "Flow-Conv-Flow (FcF)", _rf19(**_FCF)),
-        (5, "Flow-Conv-Flow-Conv-Flow", _rf19(motion="flow-conv-flow-conv-flow")),
-        *(
-            row
-            for table, kind in ((6, "3D"), (7, "(2+1)D"))
-            for row in (
-                (table, f"RGB {kind} ResNet-18", _rf19("resnet", depth=18, kind=kind)),
-                (table, f"TVL-1 {kind} ResNet-18", _rf19("resnet", depth=18, kind=kind, in_channels=2)),
-                (table, f"Two-Stream {kind} ResNet", *_rf19_streams(depth=18, kind=kind)),
-                (table, "Input (RGB)", _rf19(depth=18, kind=kind, **_INPUT)),
-                (table, "After Block 1", _rf19(depth=18, kind=kind, place=1)),
-                (table, "After Block 3", _rf19(depth=18, kind=kind)),
-            )
-        ),
-        (8, "ActionFlownet", ("actionflownet", {"classes": 150})),
-        (8, "RGB-OFF", ("off-tsn", {"classes": 150})),
-        (8, "Ours", _rf19()),
-        (9, "RGB", ("resnet", {"classes": 400, "depth": 50})),
-        (9, "Flow", ("resnet", {"classes": 400, "depth": 50, "in_channels": 2})),
-        (9, "Two-stream", *_rf19_streams(classes=400, depth=50)),
-        (9, "OFF (RGB Only)", _OFF_RGB),
-        (9, "OFF (RGB + Flow + RGB Diff)", _OFF_RGB, _OFF_FLOW, _OFF_DIFF_ALONE),
-        (9, "Ours (2D CNN + Rep. Flow)", ("repflow", {})),
-        (9, "Ours (2D CNN + FcF)", ("repflow", _FCF)),
-        (9, "Ours ((2+1)D CNN + Rep. Flow)", ("repflow", _FACTORED)),
-        (9, "Ours ((2+1)D CNN + FcF)", ("repflow", _FACTORED | _FCF)),
-        (9, "Ours ((2+1)D CNN + FcF) + Non-local", ("repflow", _FACTORED | _FCF | {"non_local": True})),
-    )
+    for table, label, *networks in _RF19_ROWS
 )
 # Without the rows that are other works' networks. Table 5 has its rows with and without TSN: the same network, of clips
 # of several snippets and of one. In Tables 3 and 4 a branch is alone, as §4.2 says of the ablations.
