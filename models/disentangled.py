@@ -110,10 +110,11 @@ class Disentangled(nn.Module):
                 (base.channels["conv1"] if of_features else 3) * pairs, stride=2 // stride, width=width
             )
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.ModuleDict({branch: nn.Linear(base.channels["inception_5b"], classes) for branch in chosen})
-        for fc in self.fc.values():
+        classifiers = {branch: nn.Linear(base.channels["inception_5b"], classes) for branch in chosen}
+        for fc in classifiers.values():
             nn.init.normal_(fc.weight, std=0.001)
             nn.init.zeros_(fc.bias)
+        self.fc = nn.ModuleDict(classifiers)
         self.train()
 
     def train(self, mode: bool = True) -> "Disentangled":

@@ -226,3 +226,10 @@ def test_bad_arguments_are_refused(error, arguments):
 def test_bad_clips_are_refused(frames, side):
     with pytest.raises(ValueError, match=r"^Disentangled: clip: expected .+, got .+"):
         network()(clip_of(frames, side=side))
+
+
+def test_tvl1_is_not_exported():
+    """Thousands of iterations, one after the other in the saved program."""
+    whole = network(branches=("motion",), frames=2, flow="tvl1")
+    with pytest.raises(ValueError, match=r"^Disentangled: flow: expected 'map' or 'wta' to export, .+, got 'tvl1'"):
+        torch.export.export(whole, (clip_of(2, side=16),))
