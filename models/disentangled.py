@@ -43,7 +43,8 @@ class Disentangled(nn.Module):
       "map": the displacement map within `radius`, None: 10 over the stride, at temperature tau. It learns from both
         branches that use it.
       "wta": winner takes all, in whole pixels, without a derivative.
-      "tvl1": `ops.tvl1.pyramid_flow` of the frames, without a derivative; they must span [0, 255], less any mean.
+      "tvl1": `ops.tvl1.pyramid_flow` of the frames, without a derivative; they must span [0, 255], less any mean. It
+        compiles, but cannot be exported.
     Unused parts are not built; a network of some branches fits the weights of the whole.
 
     dropout: TSN's 0.8, the paper gives none. partial_bn (§4.1, for UCF101): the batch norms keep their statistics in
@@ -213,6 +214,9 @@ class Disentangled(nn.Module):
             return self.displacement(low)
         if self.flow == "wta":
             return _each_pair(lambda a, b: costvol.hard_displacement(costvol.cosine(a, b, radius=self.radius)), low)
+        if torch.compiler.is_exporting():
+            expected = "'map' or 'wta' to export, because each iteration of TV-L1 would be written out"
+            raise ValueError(message("Disentangled", "flow", expected, "'tvl1'"))
         grey = rgb.detach().mean(1, keepdim=True)  # whatever the order of the channels
         return _each_pair(tvl1.pyramid_flow, grey)[..., :: self.stride, :: self.stride] / self.stride
 
