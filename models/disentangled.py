@@ -107,9 +107,8 @@ class Disentangled(nn.Module):
             self.motion = BNInception(2 * pairs, stride=2 // stride, width=width)
         if "change" in chosen:
             self.warped_difference = WarpedDifference()
-            self.change = BNInception(
-                (base.channels["conv1"] if of_features else 3) * pairs, stride=2 // stride, width=width
-            )
+            inside = base.channels["conv1"] if of_features else 3
+            self.change = BNInception(inside * pairs, stride=2 // stride, width=width)
         self.dropout = nn.Dropout(dropout)
         classifiers = {branch: nn.Linear(base.channels["inception_5b"], classes) for branch in chosen}
         for fc in classifiers.values():
