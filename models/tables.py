@@ -90,14 +90,10 @@ def _rf19_streams(**arguments: Any) -> tuple[tuple[str, Mapping[str, Any]], tupl
 _FIXED: dict[str, Any] = {"learn_numbers": False, "learn_divergence": False}
 _INPUT: dict[str, Any] = {"place": 0, "channels": None}
 _FCF: dict[str, Any] = {"motion": "flow-conv-flow"}
-_FACTORED: dict[str, Any] = {
-    "depth": 34,
-    "kind": "(2+1)D",
-    "classes": 400,
-    "n_iter": 20,
-}  # there are no bottlenecks in (2+1)D here
+_FACTORED: dict[str, Any] = {"depth": 34, "kind": "(2+1)D", "classes": 400, "n_iter": 20}
 _FUSIONS = ("None", "Late", "Add", "Multiply", "Layer + Multiply", "Concat")
-# Without the rows that are other works' networks; in Tables 6 and 7 also OFF on other ResNets than its own paper's.
+# Table, label, networks. Without the rows that are other works' networks; in Tables 6 and 7 also OFF on other networks
+# than its own paper's. (2+1)D of Table 9 has no depth: 34, since 50 has bottlenecks.
 _RF19_ROWS: tuple[tuple[Any, ...], ...] = (
     (1, "RGB CNN", _rf19("resnet")),
     (1, "Flow CNN", _rf19("resnet", in_channels=2)),
