@@ -33,7 +33,9 @@ class RepFlowResNet(ResNet):
       of both (Fig. 4b). Flow or flow of flow of RGB frames is place=0, channels=None.
     non_local: a `NonLocal` block after block 4 (Table 9; the paper says not where: Wang et al. have one in res4).
     n_iter, scheme, value_range, learn_*, memory: of every flow layer, see `RepresentationFlow`; the switches are the
-      rows of Table 2, where "Sobel kernels" are those of the image. With temporal_stride=1 (default) T' = T.
+      rows of Table 2, where "Sobel kernels" are those of the image. With a value_range a score depends on the frames of
+      its pair alone, so that a 2D network can be streamed; flow of flow has another range than features, so set
+      `network.motion.flows[1].value_range` for itself.
     "TVL-1 twice" (Table 5) is TV-L1 flow (`ops.tvl1.pyramid_flow`) as a clip of in_channels=2, and a flow layer on it
       that learns nothing: place=0, channels=None, learn_numbers=False, learn_divergence=False.
 

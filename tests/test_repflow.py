@@ -1,11 +1,14 @@
 """The ResNet with representation-flow layers: what RF19 states, by hand; evaluation, streaming, published weights."""
 
+import doctest
+
 import pytest
 
 torch = pytest.importorskip("torch")
 
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn  # noqa: E402
 
+from motionspec.models import repflow  # noqa: E402
 from motionspec.models.repflow import MOTIONS, Motion, NonLocal, RepFlowResNet, released  # noqa: E402
 from motionspec.models.resnet import ResNet  # noqa: E402
 from motionspec.models.tables import ABLATIONS  # noqa: E402
@@ -143,6 +146,14 @@ def test_a_non_local_block_sees_most_what_is_most_alike():
         weight = torch.exp(x[:, None] * x)
         want = x + (weight * x).sum(1) / weight.sum(1)
         torch.testing.assert_close(block(x.reshape(1, 1, 3, 1, 1)).flatten(), want, rtol=0, atol=1e-12)
+
+
+def test_the_example_runs():
+    torch.set_default_dtype(torch.float64)  # no kernel to compile
+    try:
+        assert doctest.testmod(repflow) == (0, 3)
+    finally:
+        torch.set_default_dtype(torch.float32)
 
 
 def test_flow_parameters_learn_at_a_hundredth_of_the_rate():
