@@ -15,6 +15,7 @@ import motionspec
 from motionspec.cli.cases import DTYPES
 from motionspec.cli.check import Verdict, judge
 from motionspec.cli.inventory import ROOT, find, planned
+from motionspec.cli.networks import details, listing
 from motionspec.cli.results import judge_results
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.text import report, settings, table
@@ -61,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("show", help="one equation: definition, conventions, deviations, where everything stands")
     one.add_argument("id", metavar="ID", help="an equation such as warp.bilinear")
     one.set_defaults(run=show)
+
+    one = commands.add_parser(
+        "models", help="the networks of the papers: parameters, FLOPs, input; one with its stages"
+    )
+    one.add_argument("name", nargs="?", metavar="NAME", help="a network such as tsn: its arguments and stage table")
+    one.add_argument("--markdown", action="store_true", help="the list as a Markdown table")
+    one.set_defaults(run=show_networks)
 
     one = commands.add_parser(
         "check",
@@ -253,6 +261,14 @@ def show(arguments: argparse.Namespace) -> int:
         print(f"generated:  {ROOT / 'tests' / 'test_equations.py'} (pytest -k '{row.id}')")
     else:
         print("tests:      in the repository; they are not part of the installed package")
+    return 0
+
+
+def show_networks(arguments: argparse.Namespace) -> int:
+    """`motionspec models`."""
+    if arguments.name is not None and arguments.markdown:
+        raise CannotRun("--markdown is for the list: motionspec models --markdown")
+    print(listing(arguments.markdown) if arguments.name is None else details(arguments.name))
     return 0
 
 

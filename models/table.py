@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from motionspec.ops import losses
 
-__all__ = ["STEMS", "Network", "Stage", "networks"]
+__all__ = ["STEMS", "Network", "Stage", "networks", "operations"]
 
 STEMS = (
     "bn_inception",
@@ -79,6 +80,20 @@ class Network:
             shape = arguments.pop("input", self.small_input)
             cases.append((arguments, shape))
         return cases
+
+    def cost(self) -> tuple[int, int]:
+        """Parameters of the full size, and `operations` of one clip; takes neither memory nor a device."""
+        with torch.device("meta"):
+            network = self.build(**self.arguments).eval()
+            clip = torch.empty(1, *self.input)
+        return sum(p.numel() for p in network.parameters()), operations(network, clip)
+
+
+def operations(network: nn.Module, clip: Tensor) -> int:
+    """Floating-point operations of a forward's convolutions and matrix products, a multiply-add as two (torch's)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(clip)
+    return counter.get_total_flops()
 
 
 def networks() -> dict[str, Network]:
