@@ -78,10 +78,10 @@ def details(name: str) -> str:
 def _arguments(build: Any) -> dict[str, Any]:
     """Argument -> default; those that a class hands on to its base included."""
     found: dict[str, Any] = {}
-    for function in [base.__init__ for base in build.__mro__] if isinstance(build, type) else [build]:
+    for function in getattr(build, "__mro__", (build,)):
         parameters = inspect.signature(function).parameters.values()
         for p in parameters:
-            if p.name != "self" and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
                 found.setdefault(p.name, p.default)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break
