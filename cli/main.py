@@ -160,6 +160,13 @@ def _parser() -> argparse.ArgumentParser:
         "--pairs", type=_positive(int), default=3, metavar="K", help="frame pairs taken from a video (default: 3)"
     )
     one.add_argument("--device", default="cpu", help="torch device of the operators (default: cpu)")
+    one.add_argument(
+        "--model", metavar="NAME", help="also run this network of `motionspec models` on frames in a row of the video"
+    )
+    one.add_argument("--weights", metavar="FILE", help="its weights, .safetensors or a state_dict (default: random)")
+    one.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of it, such as classes=51"
+    )
     one.set_defaults(run=run_demo)
     return parser
 
@@ -310,7 +317,7 @@ def check(arguments: argparse.Namespace) -> int:
     if arguments.json is not None and (Path(arguments.json).is_dir() or not Path(arguments.json).parent.is_dir()):
         raise CannotRun(f"--json {arguments.json}: expected the name of a file in a folder that exists")
     variant: dict[str, str] = {}
-    for key, value in map(_key_value, arguments.variant):
+    for key, value in (_key_value("--variant", text, "outside=blend") for text in arguments.variant):
         if variant.setdefault(key, value) != value:
             raise CannotRun(f"--variant {key}: {variant[key]} or {value}? Choose one, or leave it out to judge all")
     if arguments.vectors_result is not None:
@@ -398,15 +405,25 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
     progress = Progress()
     try:
-        return demo(arguments.files, arguments.flow, arguments.output, arguments.pairs, arguments.device, progress)
+        return demo(
+            arguments.files,
+            arguments.flow,
+            arguments.output,
+            arguments.pairs,
+            arguments.device,
+            progress,
+            model=arguments.model,
+            weights=arguments.weights,
+            options=dict(_key_value("--set", text, "classes=51") for text in arguments.set),
+        )
     finally:
         progress.clear()
 
 
-def _key_value(text: str) -> tuple[str, str]:
+def _key_value(option: str, text: str, example: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise CannotRun(f"--variant {text}: expected KEY=VALUE, as in outside=blend")
+        raise CannotRun(f"{option} {text}: expected KEY=VALUE, as in {example}")
     return key, value
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motionspec.checks import choice, count, message, positive
-from motionspec.models.table import Network, Stage
+from motionspec.models.table import CAFFE, Network, Stage
 from motionspec.ops import losses
 from motionspec.ops.checks import given
 
@@ -206,6 +206,7 @@ NETWORKS = (
         name="tsn",
         source="OFF18 §4.1",
         build=TSN,
+        frames=CAFFE,
         input=(3, 7, 224, 224),
         small={"classes": 4, "width": 1 / 8},
         small_input=(3, 2, 37, 30),

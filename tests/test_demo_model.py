@@ -42,7 +42,10 @@ def run(capsys, *arguments):
 def test_the_report_says_what_ran_and_shows_it(video, tmp_path, capsys, no_operators):
     status, out, err = run(capsys, "--model", "tsn", *SMALL, video, "-o", tmp_path / "out")
     assert (status, err) == (0, "")
-    assert "tsn [OFF18 §4.1] on frames 1 to 7 of clip.avi: random weights, so its scores mean nothing" in out
+    assert (
+        "tsn [OFF18 §4.1] on 7 frames in a row from the middle of clip.avi: random weights, so its scores mean nothing"
+        in out
+    )
     found = re.findall(r"class (\d+): ([\d.]+) %", out)
     assert len({label for label, _ in found}) == 5 and all(0 < float(share) < 100 for _, share in found)
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
@@ -66,13 +69,13 @@ def test_weights_are_loaded_and_said(video, tmp_path, capsys, no_operators):
     ("words", "says"),
     [
         (["--model", "tns"], "no network 'tns'. Did you mean tsn?"),
-        (["--model", "tsn", "--set", "modality=flow"], "takes 10 channels a frame, not RGB"),
+        (["--model", "tsn", "--set", "modality=flow"], "TSN: clip: expected shape (N, 10, T, H, W)"),
         (["--model", "tsn", "--set", "width=0"], "TSN: width: expected"),
         (["--model", "tsn", "--set", "size=3"], "'size'"),
         (["--model", "tsn", "--set", "size"], "--set size: expected KEY=VALUE"),
         (["--model", "tsn", *SMALL, "--weights", "none.pth"], "none.pth"),
         (["--weights", "x.pth"], "--weights and --set belong to a network: --model NAME"),
-        (["--model", "resnet", "VIDEO"], "got 2 files"),
+        (["VIDEO", "--model", "resnet"], "--model takes one video, got 2 files"),
     ],
 )
 def test_what_cannot_run_is_one_line(video, tmp_path, capsys, words, says):
