@@ -12,7 +12,7 @@ help:
 	@echo "make test         lint, type check and run all tests"
 	@echo "make bench        time every operator, after checking it, beside floor and peers, write benchmarks/results (ONLY=off)"
 	@echo "make bench-compare BASE=commit   fail if this checkout is slower than that commit (ONLY=off)"
-	@echo "make bench-plots  draw time and fraction of the floor over size from benchmarks/results"
+	@echo "make bench-plots  draw time and fraction of the floor over size from benchmarks/results, write docs/scaling.md"
 	@echo "make resources    compile every Triton kernel, no GPU needed, write benchmarks/resources.txt"
 	@echo "make figures      draw docs/figures/*.png again"
 	@echo "make lint         ruff and mypy only"
@@ -40,7 +40,7 @@ test: lint
 
 # ONLY chooses rows, as pytest's -k does: ONLY="tvl1 and forward".
 bench: .venv/.stamp
-	$(BIN)/python -m pytest benchmarks -v --tb=line --results benchmarks/results $(if $(ONLY),-k '$(ONLY)')
+	$(BIN)/python -m pytest benchmarks -v -rN --tb=no --results benchmarks/results $(if $(ONLY),-k '$(ONLY)')
 
 bench-compare: .venv/.stamp
 	@test -n '$(BASE)' || { echo "which commit? make bench-compare BASE=main"; exit 2; }

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from progress import Progress, missed
 from report import report, targets
 from results import save
 
@@ -17,6 +18,7 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     config.stash[RESULTS] = {}
+    config.pluginmanager.register(Progress(config))
 
 
 @pytest.fixture
@@ -25,7 +27,9 @@ def results(request):
     return request.config.stash[RESULTS]
 
 
+@pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_terminal_summary(terminalreporter, config):
+    yield  # what pytest says comes first: the last lines are ours
     found = config.stash[RESULTS]
     rows = {device: [row for (where, *_), row in found.items() if where == device] for device in ("cpu", "cuda")}
     for device in rows:
@@ -39,3 +43,7 @@ def pytest_terminal_summary(terminalreporter, config):
         for device in rows:
             if rows[device]:
                 terminalreporter.write_line(f"written: {save(config.getoption('--results'), device, rows[device])}")
+    failed = [report for kind in ("failed", "error") for report in terminalreporter.stats.get(kind, [])]
+    if failed:
+        terminalreporter.section("what failed")
+        terminalreporter.write_line("\n".join(missed(failed)))

@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 PACKAGES = ("motionspec", "torch", "triton", "numba", "numpy", "scipy", "kornia", "scikit-image", "torchmetrics")
 PACKAGES += ("opencv-contrib-python-headless", "spatial-correlation-sampler")
 ROUNDS = (5, 100)  # of a call at least and at most
-LONGEST = 4.0  # seconds after which a slow call gets no other round
+LONGEST = 4.0  # seconds after which a slow call gets no other round; a peer that takes them at once is called once
 
 Call = Callable[[int], Any]  # of the number of the copy of the inputs
 
@@ -41,7 +41,7 @@ def _cpu_times(calls: Mapping[str, Call], seconds: float) -> dict[str, list[floa
         return len(spent) < ROUNDS[1] and total < LONGEST and (len(spent) < ROUNDS[0] or total < seconds)
 
     copy = itertools.count()  # the next one, so that no call finds its inputs in the cache because another had them
-    gc.collect()
+    tidy()
     gc.disable()
     try:
         for turn in range(ROUNDS[1]):
@@ -92,11 +92,15 @@ class Others:
         return (user + nice + system + irq + soft + steal) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:2])
 
 
+def tidy() -> None:
+    """Collect garbage among what is new: what torch's compiler keeps takes half a second to look through each time."""
+    gc.collect()
+    gc.freeze()
+
+
 def spread(values: Sequence[float]) -> dict[str, Any]:
     """Median and quartiles."""
-    if len(values) == 1:
-        values = [*values, *values]
-    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
+    low, median, high = statistics.quantiles([*values] * (1 + (len(values) == 1)), n=4, method="inclusive")
     return {"median": median, "low": low, "high": high, "rounds": len(values)}
 
 
@@ -114,7 +118,7 @@ def peak(call: Callable[[], Any], device: str) -> int | None:
     On CUDA as torch's allocator counts them. On the CPU pages that the process touched, whoever allocated them, good to
     about a megabyte: Linux counts, free memory of the heap is handed back first. None where that cannot be counted.
     """
-    gc.collect()
+    tidy()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -32,7 +32,7 @@ class Peer:
     package: str = "torch"  # that must be installed
     framework: str = "torch"
     gradient: bool = True
-    compiled: bool = False
+    compiled: bool = False  # by its first call, which says nothing of its time then
 
     @property
     def installed(self) -> bool:
@@ -113,6 +113,19 @@ def _compiled_iteration(step: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(step, dynamic=False)
 
 
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        return _compile(function, tuple(options.items()))(*arguments)
+
+    return call
+
+
+@functools.cache
+def _compile(function: Callable[..., Any], options: tuple[tuple[str, Any], ...]) -> Callable[..., Any]:
+    return torch.compile(functools.partial(function, **dict(options)), dynamic=False)
+
+
 def eager(operator: str) -> Callable[..., Any]:
     """The operator in plain PyTorch."""
     stem, name = operator.split(".")
@@ -137,11 +150,11 @@ PLAIN: dict[str, dict[str, Callable[..., Any]]] = {
 }
 # These are compiled whole as well. The operator's eager form of `off` is slices, which inductor fuses.
 COMPILED = {
-    "off.features": {"eager": eager("off.features")},
-    "off.clip_features": {"eager": eager("off.clip_features")},
-    "warp.difference": {"grid_sample": plain.grid_sample_difference},
-    "losses.endpoint_error": {"norm of difference": plain.norm_of_difference},
-    "costvol.displacement_map": {"loop": plain.displacement_loop},
+    "off.features": {"compiled eager": _compiled(eager("off.features"))},
+    "off.clip_features": {"compiled eager": _compiled(eager("off.clip_features"))},
+    "warp.difference": {"compiled grid_sample": _compiled(plain.grid_sample_difference)},
+    "losses.endpoint_error": {"compiled norm of difference": _compiled(plain.norm_of_difference)},
+    "costvol.displacement_map": {"compiled loop": _compiled(plain.displacement_loop)},
 }
 # inductor takes minutes on two cores.
 CUDA_ONLY = ("compiled loop", "FlexAttention")
@@ -151,7 +164,7 @@ ELSEWHERE = {
         Peer("scikit-image TV-L1", _skimage_tvl1, "skimage", "numpy", False),
     ],
     "costvol.cosine": [Peer("spatial-correlation-sampler", _sampler, "spatial_correlation_sampler")],
-    "costvol.displacement_map": [Peer("FlexAttention", _flex)],
+    "costvol.displacement_map": [Peer("FlexAttention", _flex, compiled=True)],
 }
 
 
@@ -160,10 +173,8 @@ def peers(workload: Workload, device: str) -> list[Peer]:
     operator, found = workload.operator, []
     if operator in {*FUSED, *(target.operator for target in TARGETS)} - NO_EAGER:
         found.append(Peer("eager", eager(operator)))
-    found += [Peer(name, function) for name, function in PLAIN.get(operator, {}).items()]
-    found += [
-        Peer(f"compiled {name}", function, compiled=True) for name, function in COMPILED.get(operator, {}).items()
-    ]
+    plain_forms = PLAIN.get(operator, {}) | COMPILED.get(operator, {})
+    found += [Peer(name, function, compiled=name.startswith("compiled")) for name, function in plain_forms.items()]
     found += _adapters(workload) + ELSEWHERE.get(operator, [])
     if device == "cpu":
         return [peer for peer in found if peer.name not in CUDA_ONLY]

@@ -36,7 +36,8 @@ def beside(peer: Mapping[str, Any]) -> str:
     if peer["status"] != "timed":
         return f"{peer['name']}: {peer['status']}"
     found = peer["ratio"]
-    return f"{peer['name']} x {found['median']:.3g} ({found['low']:.3g}-{found['high']:.3g})"
+    once = ", one call" * (peer["seconds"]["rounds"] == 1)
+    return f"{peer['name']} x {found['median']:.3g} ({found['low']:.3g}-{found['high']:.3g}{once})"
 
 
 def times(rows: Iterable[Row]) -> str:
@@ -85,7 +86,7 @@ def outcome(target: Target, rows: Iterable[Row]) -> tuple[bool | None, str]:
         return None, "not measured in this run"
     own = row["seconds"]
     if target.over == "floor":
-        return own["low"] / row["floor"] <= target.bound, f"{own['median'] / row['floor']:.2f} x floor"
+        return against(target, own["low"] / row["floor"], f"{own['median'] / row['floor']:.2f} x floor")
     of = target.over.removeprefix("memory of ")
     peer = next((peer for peer in row["peers"] if peer["name"] == of), None)
     if peer and peer["status"] != "timed":
@@ -94,10 +95,16 @@ def outcome(target: Target, rows: Iterable[Row]) -> tuple[bool | None, str]:
         if row["peak"] is None:
             return None, "not measured here: memory"
         share = (row["held"] + row["peak"]) / (row["held"] + (peer["peak"] if peer else row["made"]))
-        return share <= target.bound, f"{share:.3g} x {target.over}"
+        return against(target, share, f"{share:.3g} x {target.over}")
     if peer is None:
         return None, f"not measured in this run: {of}"
-    return peer["ratio"]["high"] >= target.bound, f"{of} takes {peer['ratio']['median']:.3g} times our time"
+    return against(target, peer["ratio"]["high"], f"{of} takes {peer['ratio']['median']:.3g} times our time")
+
+
+def against(target: Target, found: float, said: str) -> tuple[bool, str]:
+    """Whether a number meets a target, and by how much it does not."""
+    met = found <= target.bound if target.at_most else found >= target.bound
+    return met, said + ("" if met else f", missed by {100 * abs(found / target.bound - 1):.2g} %")
 
 
 def targets(rows: Mapping[str, Sequence[Row]]) -> str:
@@ -128,8 +135,11 @@ def sweeps(rows: Iterable[Row]) -> dict[tuple[str, str, str], list[Row]]:
     return {k: v for k, v in sorted(found.items()) if len(v) > 1}
 
 
-def scaling(rows: Iterable[Row]) -> str:
-    """How time and memory grow: slopes, and the exponents' ends."""
+SLOPES = ("operator", "axis", "sizes", "", "time ~ size^", "peak ~ size^")
+
+
+def slopes(rows: Iterable[Row]) -> list[tuple[str, ...]]:
+    """How time and memory grow: a line for each sweep, under `SLOPES`."""
     lines = []
     for (operator, axis, direction), swept in sweeps(rows).items():
         sizes = [along(row) for row in swept]
@@ -138,7 +148,7 @@ def scaling(rows: Iterable[Row]) -> str:
         # Below a megabyte the count of pages says nothing.
         memory = f"{slope(sizes, peaks):.2f}" if all(peak and peak > 1e6 for peak in peaks) else "-"
         lines.append((operator, axis, f"{sizes[0]:g} to {sizes[-1]:g}", direction, f"{own:.2f}", memory))
-    return table(("operator", "axis", "sizes", "", "time ~ size^", "peak ~ size^"), lines)
+    return lines
 
 
 def report(rows: Sequence[Row]) -> str:
@@ -157,5 +167,5 @@ def report(rows: Sequence[Row]) -> str:
         header = ("slower than", "size", "", "a peer", "its time / ours", "upper quartile")
         said += ["", table(header, behind)]
     if sweeps(rows):
-        said += ["", scaling(rows)]
+        said += ["", table(SLOPES, slopes(rows), SLOPES[-2:])]
     return "\n".join(said)

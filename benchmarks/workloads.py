@@ -119,6 +119,12 @@ def workloads(judged: Mapping[str, list[dict[str, Any]]]) -> Iterator[Workload]:
                 )
 
 
+def variant(workload: Workload) -> dict[str, Any]:
+    """Of the options those that the row has variants of: the operator is judged in these before it is timed."""
+    known = EQUATIONS[workload.operator].variants
+    return {k: v for k, v in workload.options.items() if any(str(one.get(k)) == str(v) for one in known)}
+
+
 # -- floors ------------------------------------------------------------------------------------------------------------
 
 # Their derivative does not depend on where it is taken: backward need not read the inputs.
@@ -213,13 +219,17 @@ class Target:
     options: Mapping[str, Any] = field(default_factory=dict)  # those that the target names
 
     @property
+    def at_most(self) -> bool:
+        """Whether less is better."""
+        return self.over == "floor" or self.over.startswith("memory")
+
+    @property
     def name(self) -> str:
         """Like cuda off.features 96x128x28x28 both: at most 1.6 x floor."""
-        limit = "at most" if self.over == "floor" or self.over.startswith("memory") else "at least"
         options = "".join(f" {k}={v}" for k, v in self.options.items())
         sizes = "x".join(map(str, self.sizes.values()))
-        compared = self.over if limit == "at most" else f"faster than {self.over}"
-        return f"{self.device} {self.operator} {sizes}{options} {self.direction}: {limit} {self.bound:g} x {compared}"
+        limit = f"at most {self.bound:g} x" if self.at_most else f"at least {self.bound:g} x faster than"
+        return f"{self.device} {self.operator} {sizes}{options} {self.direction}: {limit} {self.over}"
 
 
 # Issue 4, "Targets on an H200" and "On CPU (2 cores, same run)".

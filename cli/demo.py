@@ -177,12 +177,16 @@ ARGUMENTS = frozenset(
 
 
 def shown_equations() -> list[Equation]:
-    """The equations whose every argument a scene can give; optional ones are left to their defaults."""
+    """The equations whose every argument a scene can give; optional ones are left to their defaults.
+
+    Without the layers of networks: they have no motion to show.
+    """
 
     def names(row: Equation) -> set[str]:
         return set(row.inputs(lambda name, shape, kind: np.zeros(shape), **dict.fromkeys(row.dims, 2)))
 
-    return [row for row in EQUATIONS.values() if names(row) - {*row.keyword} <= ARGUMENTS]
+    rows = [row for row in EQUATIONS.values() if not row.id.startswith("layers.")]
+    return [row for row in rows if names(row) - {*row.keyword} <= ARGUMENTS]
 
 
 class Inputs:

@@ -1,4 +1,4 @@
-"""The operators as layers; the papers' networks are to follow: `motionspec list` shows which are planned."""
+"""The operators as layers, and the papers' networks built of them: `motionspec.models.table` lists those."""
 
 if __name__ != "motionspec.models":
     raise ImportError(f"import motionspec.models, not {__name__}: the folder is a part of the package motionspec")

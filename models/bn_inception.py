@@ -1,4 +1,7 @@
-"""BN-Inception, and on it the temporal segment network: what OFF18 §4.1 and DC18 §3.1 build on (RELEASED_CODE 2.3)."""
+"""BN-Inception, and on it the temporal segment network: what OFF18 §4.1 and DC18 §3.1 build on.
+
+The layers are those of OFF18's released rgb_off/1/train.prototxt, which the papers do not print.
+"""
 
 from collections import OrderedDict
 from typing import Any
@@ -64,9 +67,10 @@ class _Block(nn.ModuleDict):
         three = self["3x3"](self["3x3_reduce"](x))
         double = self["double_3x3_2"](self["double_3x3_1"](self["double_3x3_reduce"](x)))
         if "1x1" not in self:
-            # The released 3 x 3 pool rounds up and would not fit the convolutions where a side is odd; it does so.
+            # Where a side is odd, the released pool has one place less than the convolutions; here it has as many.
             H, W = x.shape[-2:]
-            x = F.pad(x, (0, W % 2, 0, H % 2), value=-torch.inf)
+            if H % 2 or W % 2:
+                x = F.pad(x, (0, W % 2, 0, H % 2))  # of maps after ReLU: 0 changes no maximum
             return torch.cat([three, double, F.max_pool2d(x, 3, 2, ceil_mode=True)], 1)
         pool = F.avg_pool2d if self.kind == "average" else F.max_pool2d
         return torch.cat([self["1x1"](x), three, double, self["pool_proj"](pool(x, 3, 1, 1))], 1)
@@ -75,24 +79,26 @@ class _Block(nn.ModuleDict):
 class BNInception(nn.Module):
     """BN-Inception without its classifier: frames (N, in_channels, H, W) -> features (N, 1024, H/32, W/32).
 
-    H and W are at least 7; the sides are halved as 224, 112, 56, 28, 14, 7 are, rounded up. The stages are children in
-    order: conv1 (64 channels), pool1, conv2 (192), pool2, inception_3a (256), 3b (320), 3c (576), 4a (576), 4b (576),
-    4c (608), 4d (608), 4e (1056), 5a (1024), 5b (1024), each map after batch norm and ReLU. `taps` gives the maps of
-    all of them by name, `channels` their widths. width multiplies all channels. The convolutions start as He's normal
-    of fan-in.
+    H and W are at least 7; the sides are halved as 224, 112, 56, 28, 14, 7 are, rounded up. stride is that of conv1: 2,
+    or 1 for maps that are small already (DC18's of 112 x 112; at least 4). The stages are children in order: conv1 (64
+    channels), pool1, conv2 (192), pool2, inception_3a (256), 3b (320), 3c (576), 4a (576), 4b (576), 4c (608), 4d
+    (608), 4e (1056), 5a (1024), 5b (1024), each map after batch norm and ReLU. `taps` gives the maps of all of them by
+    name, `channels` their widths. width multiplies all channels. The convolutions start as He's normal of fan-in.
     Raises `BNInception: argument: expected ..., got ...`, TypeError or ValueError.
     """
 
-    def __init__(self, in_channels: int = 3, *, width: float = 1.0):
+    def __init__(self, in_channels: int = 3, *, stride: int = 2, width: float = 1.0):
         super().__init__()
         positive("BNInception", "width", width)
+        if stride not in (1, 2):
+            raise ValueError(message("BNInception", "stride", "1 or 2", stride))
 
         def wide(channels: int) -> int:
             return max(1, round(channels * width)) if channels else 0
 
-        self.in_channels = count("BNInception", "in_channels", in_channels)
+        self.in_channels, self.stride = count("BNInception", "in_channels", in_channels), stride
         c1, c2, c3 = wide(64), wide(64), wide(192)
-        self.conv1 = nn.Sequential(OrderedDict({"7x7_s2": _convolution(in_channels, c1, 7, 2)}))
+        self.conv1 = nn.Sequential(OrderedDict({"7x7_s2": _convolution(in_channels, c1, 7, stride)}))
         self.pool1 = nn.MaxPool2d(3, 2, ceil_mode=True)
         conv2 = {"3x3_reduce": _convolution(c1, c2, 1), "3x3": _convolution(c2, c3, 3)}
         self.conv2 = nn.Sequential(OrderedDict(conv2))
@@ -123,8 +129,9 @@ class BNInception(nn.Module):
 
     def _checked(self, frames: Tensor) -> Tensor:
         given("BNInception", "auto", frames=(frames, f"N {self.in_channels} H W"))
-        if min(frames.shape[-2:]) < 7:
-            raise ValueError(message("BNInception", "frames", "H and W of at least 7", tuple(frames.shape)))
+        least = 7 if self.stride == 2 else 4
+        if min(frames.shape[-2:]) < least:
+            raise ValueError(message("BNInception", "frames", f"H and W of at least {least}", tuple(frames.shape)))
         return frames
 
 
@@ -171,13 +178,23 @@ class TSN(nn.Module):
                 norm.eval()
         return self
 
+    def taps(self, clip: Tensor) -> dict[str, Tensor]:
+        """The maps of all stages of the backbone by name, as clips (N, channels, T, H', W')."""
+        maps = self.backbone.taps(self._frames(clip))
+        return {name: map_.unflatten(0, (-1, clip.shape[2])).transpose(1, 2) for name, map_ in maps.items()}
+
+    def head(self, features: Tensor) -> dict[str, Tensor]:
+        """Of the last of these: "segments", the scores of each segment (N, T, classes), "scores", their mean."""
+        segments = self.fc(self.dropout(features.mean((3, 4)).transpose(1, 2)))
+        return {"segments": segments, "scores": losses.consensus(segments)}
+
     def parts(self, clip: Tensor) -> dict[str, Tensor]:
         """ "segments": the scores of each segment (N, T, classes); "scores": their mean."""
-        C = self.backbone.in_channels
-        given("TSN", "auto", clip=(clip, f"N {C} T H W"))
-        features = self.backbone(clip.transpose(1, 2).flatten(0, 1)).mean((2, 3))
-        segments = self.fc(self.dropout(features)).unflatten(0, (clip.shape[0], clip.shape[2]))
-        return {"segments": segments, "scores": losses.consensus(segments)}
+        return self.head(self.backbone(self._frames(clip)).unflatten(0, (-1, clip.shape[2])).transpose(1, 2))
+
+    def _frames(self, clip: Tensor) -> Tensor:
+        given("TSN", "auto", clip=(clip, f"N {self.backbone.in_channels} T H W"))
+        return clip.transpose(1, 2).flatten(0, 1)
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.parts(clip)["scores"]
@@ -201,6 +218,7 @@ class TSN(nn.Module):
 
 
 _PROTOTXT = "OFF18's released rgb_off/1/train.prototxt"
+_TAPPED = f"{_PROTOTXT}, where OFF is fed by it"
 NETWORKS = (
     Network(
         name="tsn",
@@ -217,17 +235,17 @@ NETWORKS = (
             Stage(module="backbone.pool1", shape=(64, 56, 56), source=_PROTOTXT),
             Stage(module="backbone.conv2", shape=(192, 56, 56), source=_PROTOTXT),
             Stage(module="backbone.pool2", shape=(192, 28, 28), source=_PROTOTXT),
-            Stage(module="backbone.inception_3a", shape=(256, 28, 28), source="OFF18 §4.1: 28 x 28"),
-            Stage(module="backbone.inception_3b", shape=(320, 28, 28), source="OFF18 §4.1: 28 x 28"),
-            Stage(module="backbone.inception_3c", shape=(576, 14, 14), source="OFF18 §4.1: 14 x 14"),
-            Stage(module="backbone.inception_4a", shape=(576, 14, 14), source="OFF18 §4.1: 14 x 14"),
-            Stage(module="backbone.inception_4b", shape=(576, 14, 14), source="OFF18 §4.1: 14 x 14"),
-            Stage(module="backbone.inception_4c", shape=(608, 14, 14), source="OFF18 §4.1: 14 x 14"),
-            Stage(module="backbone.inception_4d", shape=(608, 14, 14), source="OFF18 §4.1: 14 x 14"),
+            Stage(module="backbone.inception_3a", shape=(256, 28, 28), source=_TAPPED),
+            Stage(module="backbone.inception_3b", shape=(320, 28, 28), source=_TAPPED),
+            Stage(module="backbone.inception_3c", shape=(576, 14, 14), source=_TAPPED),
+            Stage(module="backbone.inception_4a", shape=(576, 14, 14), source=_TAPPED),
+            Stage(module="backbone.inception_4b", shape=(576, 14, 14), source=_TAPPED),
+            Stage(module="backbone.inception_4c", shape=(608, 14, 14), source=_TAPPED),
+            Stage(module="backbone.inception_4d", shape=(608, 14, 14), source=_TAPPED),
             Stage(module="backbone.inception_4e", shape=(1056, 7, 7), source=_PROTOTXT),
-            Stage(module="backbone.inception_5a", shape=(1024, 7, 7), source="OFF18 §4.1: 7 x 7"),
-            Stage(module="backbone.inception_5b", shape=(1024, 7, 7), source="OFF18 §4.1: 7 x 7"),
-            Stage(module="fc", shape=(101,), source="UCF101"),
+            Stage(module="backbone.inception_5a", shape=(1024, 7, 7), source=_TAPPED),
+            Stage(module="backbone.inception_5b", shape=(1024, 7, 7), source=_TAPPED),
+            Stage(module="fc", shape=(7, 101), source="OFF18 (8): a score per segment; UCF101 has 101 classes"),
         ),
         exempt=(r"backbone\.conv1\.7x7_s2\.conv\.bias",),  # the batch norm behind it takes the mean away
     ),

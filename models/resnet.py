@@ -31,7 +31,8 @@ class Trunk(nn.Module):
 
     depth: 18, 34, 50 or 101. kind:
       "2D": every frame on its own; T' = T. With `shift` (TSM, OFF20 §5.2), each residual branch first takes an eighth
-        of its channels from the next frame and an eighth from the one before.
+        of its channels from the next frame and an eighth from the one before; as in TSM's code, of ResNet-101 only
+        every second branch does.
       "(2+1)D" (18, 34): each k x k convolution is 1 x k x k, batch norm, ReLU, and then over time, as the S3D that RF19
         §4 cites; its released code has other units (3 x 3 x 3 in the second of each pair).
       "3D": each k x k convolution is 3 x k x k (AF18 §3.1); the 1 x 1 ones stay 1 x 1 x 1.
@@ -94,7 +95,8 @@ class Trunk(nn.Module):
             layer = _Layer()
             for unit in range(number):
                 options = {"dilation": (dilation, dilation)} if unit else first
-                layer.append(_Unit(kind, inside, outside, deep=deep, shift=shift, **options))
+                moved = shift and (depth < 101 or unit % 2 == 0)
+                layer.append(_Unit(kind, inside, outside, deep=deep, shift=moved, **options))
                 inside = outside
             self.add_module(f"layer{k}", layer)
             self.channels[f"layer{k}"] = outside
@@ -110,7 +112,7 @@ class Trunk(nn.Module):
         if k > 1:
             maps[f"layer{k - 1}"] = self.get_submodule(f"layer{k - 1}")(x, clip.shape[2])
         elif self.stem:
-            x = maps["conv1"] = F.relu(self.bn1(self.conv1(x)))
+            x = maps["conv1"] = F.relu(self.bn1(self.conv1(x)), inplace=True)
             maps["pool1"] = F.max_pool2d(x, 3, 2, 1) if flat else F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         return {name: _unflat(m, clip.shape[2]) for name, m in maps.items()} if flat else maps
 
@@ -216,15 +218,15 @@ class _Unit(nn.Module):
         y = x
         if self.shift:
             y = pool3d.temporal_shift(_unflat(x, T)).transpose(1, 2).flatten(0, 1)
-        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(y)))))
+        y = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(y)), inplace=True)))
         if self.deep:
-            y = self.bn3(self.conv3(F.relu(y)))
-        return F.relu(y + (x if self.downsample is None else self.downsample(x)))
+            y = self.bn3(self.conv3(F.relu(y, inplace=True)))
+        return F.relu(y + (x if self.downsample is None else self.downsample(x)), inplace=True)
 
 
 def _unflat(frames: Tensor, T: int) -> Tensor:
     """Frames (N T, C, H, W) as clips (N, C, T, H, W)."""
-    return frames.unflatten(0, (-1, T)).transpose(1, 2)
+    return frames.unflatten(0, (len(frames) // T, T)).transpose(1, 2)
 
 
 def _convolution(
@@ -283,7 +285,7 @@ NETWORKS = (
             {"depth": 50, "kind": "3D", "temporal_stride": 2, "in_channels": 2, "input": (2, 5, 19, 32)},
             {"depth": 50, "shift": True},
             {"output_stride": 16},
-            {"depth": 101, "output_stride": 16, "width": 1 / 32},
+            {"depth": 101, "shift": True, "output_stride": 16},
             {"stem": False, "in_channels": 2, "input": (2, 1, 9, 8)},
         ),
         stages=(

@@ -21,19 +21,108 @@ class Ablation:
 
 
 _RGB, _DIFF, _FLOW = (("tsn", {"modality": modality}) for modality in ("rgb", "rgb-diff", "flow"))
+# The scores of the OFF network are those of its backbone and its OFF, summed: "RGB" and "OFF(RGB)" are one network.
+_OFF_RGB, _OFF_DIFF, _OFF_FLOW = (("off-tsn", {"modality": modality}) for modality in ("rgb", "rgb-diff", "flow"))
+_OFF_DIFF_ALONE = ("off-tsn", {"modality": "rgb-diff", "fusion": (0, 0, 0, 1)})
+_HYPERCOLUMN = ("off-tsn", {"gradients": "none"})
 
-_OFF18 = (
-    Ablation(paper="OFF18", table="Table 1", label="TSN(RGB)", networks=(_RGB,)),
-    Ablation(paper="OFF18", table="Table 1", label="TSN(RGB+RGB Diff)", networks=(_RGB, _DIFF)),
-    Ablation(paper="OFF18", table="Table 1", label="TSN(Flow)", networks=(_FLOW,)),
-    Ablation(paper="OFF18", table="Table 1", label="TSN(RGB+Flow)", networks=(_RGB, _FLOW)),
-    Ablation(paper="OFF18", table="Table 2", label="RGB", networks=(_RGB,)),
-    Ablation(paper="OFF18", table="Table 2", label="RGB + RGB Diff", networks=(_RGB, _DIFF)),
-    Ablation(paper="OFF18", table="Table 2", label="RGB + Flow", networks=(_RGB, _FLOW)),
+
+def _off(table: str, label: str, *networks: tuple[str, Mapping[str, Any]]) -> tuple[Ablation, Ablation]:
+    """A row that OFF18 and OFF20 share; table: its number in each."""
+    old, new = table.split()
+    return (
+        Ablation(paper="OFF18", table=f"Table {old}", label=label, networks=networks),
+        Ablation(paper="OFF20", table=f"Table {new}", label=label, networks=networks),
+    )
+
+
+_OFF18_AND_OFF20 = (
+    *_off("1 1", "TSN(RGB)", _RGB),
+    *_off("1 1", "TSN(RGB+RGB Diff)", _RGB, _DIFF),
+    *_off("1 1", "TSN(Flow)", _FLOW),
+    *_off("1 1", "TSN(RGB+Flow)", _RGB, _FLOW),
+    *_off("1 1", "RGB+OFF(RGB)+RGB Diff+OFF(RGB Diff)", _OFF_RGB, _OFF_DIFF),
+    *_off("2 2", "RGB", _RGB),
+    *_off("2 2", "RGB + OFF(RGB)", _OFF_RGB),
+    *_off("2 2", "RGB + RGB Diff", _RGB, _DIFF),
+    *_off("2 2", "RGB + OFF(RGB) + RGB Diff", _OFF_RGB, _DIFF),
+    *_off("2 2", "RGB + OFF(RGB) + RGB Diff + OFF(RGB Diff)", _OFF_RGB, _OFF_DIFF),
+    *_off("2 2", "RGB + Flow", _RGB, _FLOW),
+    *_off("2 2", "RGB + OFF(RGB) + Flow", _OFF_RGB, _FLOW),
+    *_off("2 2", "RGB + OFF(RGB) + Flow + OFF(Flow)", _OFF_RGB, _OFF_FLOW),
+    *_off("3 4", "RGB", _RGB),
+    *_off("3 4", "Hyp-Net + RGB", _HYPERCOLUMN),
+    *_off("3 4", "OFF(RGB) + RGB", _OFF_RGB),
+    *_off("4 6", "Ours", _OFF_RGB, _OFF_FLOW, _OFF_DIFF_ALONE),
 )
-_OFF20: tuple[Ablation, ...] = ()
+_OFF20 = (
+    Ablation(paper="OFF20", table="Table 3", label="RGB", networks=(_RGB,)),
+    Ablation(paper="OFF20", table="Table 3", label="RGB + OFF_T", networks=(("off-tsn", {"gradients": "temporal"}),)),
+    Ablation(paper="OFF20", table="Table 3", label="RGB + OFF_T + OFF_S", networks=(_OFF_RGB,)),
+    Ablation(paper="OFF20", table="Table 5", label="TSM", networks=(("resnet", {"shift": True, "dropout": 0.5}),)),
+    Ablation(paper="OFF20", table="Table 5", label="Our method", networks=(("off-tsm", {}),)),
+    Ablation(paper="OFF20", table="Table 9", label="DnCNN", networks=(("off-dncnn", {"frames": 1}),)),
+    Ablation(paper="OFF20", table="Table 9", label="DnCNN_OFF(2)", networks=(("off-dncnn", {"frames": 2}),)),
+    Ablation(paper="OFF20", table="Table 9", label="DnCNN_OFF(3)", networks=(("off-dncnn", {}),)),
+)
 _RF19: tuple[Ablation, ...] = ()
-_DC18: tuple[Ablation, ...] = ()
-_AF18: tuple[Ablation, ...] = ()
+# Without the rows that are other works' networks. Table 5 has its rows with and without TSN: the same network, of clips
+# of several snippets and of one. In Tables 3 and 4 a branch is alone, as §4.2 says of the ablations.
+_DC18 = tuple(
+    Ablation(paper="DC18", table=f"Table {table}", label=label, networks=(("disentangled", arguments),))
+    for table, label, arguments in (
+        (1, "2DConv+2DPool", {"branches": ("static",), "frames": 1}),
+        (1, "2DConv+3DPool (late pool)", {"branches": ("static",), "pooling": "late"}),
+        (1, "2DConv+3DPool (gradual pool)", {"branches": ("static",)}),
+        *((2, f"# of frames {frames}", {"branches": ("static",), "frames": frames}) for frames in (1, 2, 4, 8, 16)),
+        (3, "TV-L1", {"branches": ("motion",), "flow": "tvl1"}),
+        (3, "Cost volume + WTA", {"branches": ("motion",), "flow": "wta"}),
+        (3, "Disp. Map (112x112)", {"branches": ("motion",), "stride": 2}),
+        (3, "Disp. Map (224x224)", {"branches": ("motion",)}),
+        (4, "No warping, RGB", {"branches": ("change",), "warping": False, "difference": "rgb"}),
+        (4, "No warping, Feature", {"branches": ("change",), "warping": False}),
+        (4, "TV-L1 warping, RGB", {"branches": ("change",), "flow": "tvl1", "difference": "rgb"}),
+        (4, "Disp. Map warping, RGB", {"branches": ("change",), "difference": "rgb"}),
+        (5, "Static Appearance", {"branches": ("static",)}),
+        (5, "Displacement Map", {"branches": ("motion",)}),
+        (5, "Full model", {}),
+        (6, "Static App., TV-L1", {"branches": ("static", "motion"), "flow": "tvl1"}),
+        (6, "Static App., TV-L1, RGB-Diff", {"flow": "tvl1", "warping": False, "difference": "rgb"}),
+        (6, "Static App., TV-L1, Warped-Diff", {"flow": "tvl1"}),
+        (6, "Static App., Disp. Map", {"branches": ("static", "motion")}),
+        (6, "Static App., Disp. Map, RGB-Diff", {"warping": False, "difference": "rgb"}),
+        (6, "Static App., Disp. Map, Warped-Diff", {}),
+        (7, "Ours", {}),
+        (8, "Ours", {"classes": 400, "partial_bn": False}),
+        (9, "Static App.", {"branches": ("static",)}),
+        (9, "Motion", {"branches": ("motion",)}),
+        (9, "App. Change", {"branches": ("change",)}),
+        (9, "Overall", {}),
+    )
+)
 
-ABLATIONS = (*_OFF18, *_OFF20, *_RF19, *_DC18, *_AF18)
+# "Scratch" and "fine-tune" are one network with other first weights, and so are those pretrained on other data. C3D,
+# AlexNet and other people's networks of Tables 1 and 2 are not of these papers.
+_FULL: dict[str, Any] = {}
+_ACTION, _PAIRS, _STACKED = ((f"actionflownet{kind}", _FULL) for kind in ("", "-2f", "-stacked"))
+_ACTION_ALONE, _PAIRS_ALONE = ((name, {"flow": False}) for name, _ in (_ACTION, _PAIRS))
+_FRAMES, _FLOWS = (("resnet", {"classes": 101, "depth": 18, "in_channels": channels}) for channels in (3, 2))
+_AF18 = (
+    Ablation(paper="AF18", table="Table 1", label="Scratch", networks=(_PAIRS_ALONE,)),
+    Ablation(paper="AF18", table="Table 1", label="Fine-tune", networks=(_PAIRS_ALONE,)),
+    Ablation(paper="AF18", table="Table 1", label="Stacked", networks=(_STACKED,)),
+    Ablation(paper="AF18", table="Table 1", label="ActionFlowNet-2F (UCF101)", networks=(_PAIRS,)),
+    Ablation(paper="AF18", table="Table 1", label="ActionFlowNet-2F (FlCh+UCF101)", networks=(_PAIRS,)),
+    Ablation(paper="AF18", table="Table 1", label="ImageNet pretrained ResNet-18", networks=(_FRAMES,)),
+    Ablation(paper="AF18", table="Table 1", label="Multi-frame FlowNet fine-tune", networks=(_ACTION_ALONE,)),
+    Ablation(paper="AF18", table="Table 1", label="ActionFlowNet (UCF101)", networks=(_ACTION,)),
+    Ablation(paper="AF18", table="Table 2", label="ResNet-18 Scratch", networks=(_PAIRS_ALONE,)),
+    Ablation(paper="AF18", table="Table 2", label="FlowNet fine-tuned (ours)", networks=(_PAIRS_ALONE,)),
+    Ablation(paper="AF18", table="Table 2", label="ActionFlowNet-2F (ours)", networks=(_PAIRS,)),
+    Ablation(paper="AF18", table="Table 2", label="ActionFlowNet (ours)", networks=(_ACTION,)),
+    Ablation(paper="AF18", table="Table 3", label="Stacked on FlyingChairs", networks=(_STACKED,)),
+    Ablation(paper="AF18", table="Table 3", label="Stacked on UCF101", networks=(_STACKED,)),
+    Ablation(paper="AF18", table="Table 3", label="ResNet on EpicFlow", networks=(_FLOWS,)),
+)
+
+ABLATIONS = (*_OFF18_AND_OFF20, *_OFF20, *_RF19, *_DC18, *_AF18)

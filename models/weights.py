@@ -47,7 +47,7 @@ class Report:
             ("not used", self.dropped),
         ):
             if names:
-                lines.append(f"{says}: {', '.join(names)}")
+                lines.append(f"{says}: {_some(names)}")
         return "; ".join(lines)
 
 
@@ -94,39 +94,35 @@ def load(
     318 of 320 loaded; kept as they were: fc.weight, fc.bias; not used: fc.weight, fc.bias
     """
     own, given = network.state_dict(), _read(file)
-    names = {_renamed(name, renames, own): name for name in given}  # the network's -> the file's
-    if len(names) < len(given):
-        twice = sorted(set(given) - set(names.values()))
+    kept, dropped = _matching("keep", keep, own), _matching("drop", drop, given)
+    names = {_renamed(name, renames, own): name for name in given if name not in dropped}  # the network's -> the file's
+    if len(names) + len(dropped) < len(given):
+        twice = sorted(set(given) - set(names.values()) - set(dropped))
         raise ValueError(message("load", "file", "names that stay different when renamed", _some(twice)))
-    kept = _matching("keep", keep, own)
-    dropped = [*_matching("drop", drop, given), *(names[name] for name in kept if name in names)]
+    dropped += [names.pop(name) for name in kept if name in names]
+    first = next((name for name, value in own.items() if value.ndim >= 4), None)
     values: dict[str, Tensor] = {}
     done: dict[str, list[str]] = {"inflated": [], "crossed": []}
     missing, unlike = [], []
-    first = next((name for name, value in own.items() if value.ndim >= 4), None)
     for name, like in own.items():
-        if name in kept:
-            continue
-        if name not in names:
-            half = re.sub(r"(bn\.\w+|temporal\.weight)$", "spatial.weight", name)
-            if name.endswith("num_batches_tracked") or (inflate and half != name and half in own):
-                kept.append(name)
-            else:
-                missing.append(name)
-            continue
-        value = given[names[name]]
-        if value.shape == (1, *like.shape):
-            value = value[0]  # the batch norms of some of tsn-pytorch's files
-        if cross_modality and name == first and value.ndim == 4 and value.shape[1] == 3 != like.shape[1]:
-            value = mean_over_colours(value, like.shape[1])
-            done["crossed"].append(name)
-        if inflate and (value.ndim, like.ndim) == (4, 5):
-            value = inflated(value, like.shape[2])
-            done["inflated"].append(name)
-        if value.shape != like.shape:
-            unlike.append(f"{name} is {tuple(value.shape)}, not {tuple(like.shape)}")
-        values[name] = value
-    extra = [name for own_name, name in names.items() if own_name not in own and name not in dropped]
+        if name in names:
+            value = given[names[name]]
+            if value.shape == (1, *like.shape):
+                value = value[0]  # the batch norms of some of tsn-pytorch's files
+            if cross_modality and name == first and value.ndim == 4 and value.shape[1] == 3 != like.shape[1]:
+                value = mean_over_colours(value, like.shape[1])
+                done["crossed"].append(name)
+            if inflate and (value.ndim, like.ndim) == (4, 5):
+                value = inflated(value, like.shape[2])
+                done["inflated"].append(name)
+            if value.shape != like.shape:
+                unlike.append(f"{name} is {tuple(value.shape)}, not {tuple(like.shape)}")
+            values[name] = value
+        elif name.endswith("num_batches_tracked") or (inflate and _other_half(name) in own):
+            kept.append(name)
+        elif name not in kept:
+            missing.append(name)
+    extra = [name for own_name, name in names.items() if own_name not in own]
     problems = [
         f"{says}: {_some(found)} ({what})"
         for says, found, what in (
@@ -165,7 +161,9 @@ def _read(file: str | PathLike[str]) -> dict[str, Tensor]:
         ) from None
     if isinstance(content, dict):
         content = content.get("state_dict", content)
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(k, str) and isinstance(v, Tensor) for k, v in content.items()
+    ):
         raise ValueError(message("load", "file", "a state_dict, names and tensors", f"other things in {path}"))
     return content
 
@@ -192,8 +190,16 @@ def _renamed(name: str, renames: Sequence[tuple[str, str]], own: Mapping[str, Te
     return next((candidate for candidate in candidates if candidate in own), name)
 
 
+def _other_half(name: str) -> str | None:
+    """The spatial half that a weight or batch norm of a (2+1)D convolution stands behind."""
+    half, is_one = re.subn(r"(bn\.\w+|temporal\.weight)$", "spatial.weight", name)
+    return half if is_one else None
+
+
 def _matching(argument: str, patterns: Sequence[str], names: Mapping[str, Tensor]) -> list[str]:
     """The names that match one of the patterns, each of which matches one."""
+    if isinstance(patterns, str):
+        raise TypeError(message("load", argument, "a list of patterns", "one string"))
     for pattern in patterns:
         if not any(re.fullmatch(pattern, name) for name in names):
             raise ValueError(

@@ -33,8 +33,8 @@ def marginals(c: Tensor, *, tau: float, impl: str = "auto") -> tuple[Tensor, Ten
     """
     positive("costvol.marginals", "tau", tau)
     (a,) = _volume("costvol.marginals", impl, c)
-    rho_y, rho_x = _marginals(a, tau)
-    return rho_y.to(c.dtype), rho_x.to(c.dtype)
+    rho = _joint(a, tau).unflatten(3, a.shape[3:])
+    return rho.sum(4).to(c.dtype), rho.sum(3).to(c.dtype)
 
 
 def soft_displacement(c: Tensor, *, tau: float, impl: str = "auto") -> Tensor:
@@ -132,14 +132,15 @@ def _cosine(f0: Tensor, f1: Tensor, R_h: int, R_w: int, border: str) -> Tensor:
     return torch.where(rows[:, None, :, None] & columns[:, None, :], c, -torch.inf)
 
 
-def _marginals(c: Tensor, tau: float) -> tuple[Tensor, Tensor]:
-    """The maximum is taken off before the division, which would round it; the result does not depend on it."""
-    rho = ((c - c.detach().amax((3, 4), keepdim=True)) / tau).flatten(3).softmax(3).unflatten(3, c.shape[3:])
-    return rho.sum(4), rho.sum(3)
+def _joint(c: Tensor, tau: float) -> Tensor:
+    """The softmax over a window as one axis, the last.
+
+    The maximum is taken off before the division, which would round it; the result does not depend on it.
+    """
+    c = c.flatten(3)
+    return ((c - c.detach().amax(3, keepdim=True)) / tau).softmax(3)
 
 
 def _expected(c: Tensor, tau: float) -> Tensor:
-    rho_y, rho_x = _marginals(c, tau)
-    v = (rho_y * _offsets(c.shape[3], c.dtype, c)).sum(3)
-    u = (rho_x * _offsets(c.shape[4], c.dtype, c)).sum(3)
-    return torch.stack([u, v], 1)
+    v, u = torch.meshgrid(*(_offsets(side, c.dtype, c) for side in c.shape[3:]), indexing="ij")
+    return (_joint(c, tau) @ torch.stack([u.flatten(), v.flatten()], 1)).movedim(3, 1)

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, levels, positive, some, whole_ratios
 from motionspec.ops.checks import given, tensors, widened
-from motionspec.ops.support import select
+from motionspec.ops.support import no_second_derivative, select
 
 
 def flow_pair(
@@ -84,19 +85,57 @@ def endpoint_error(
     Raises TypeError or ValueError for dtypes, devices, shapes, `reduction`, `impl`, or a mean over N = 0 samples.
     """
     choice("losses.endpoint_error", "reduction", reduction, ("sum", "mean"))
+    return total_error("losses.endpoint_error", impl, flow, target, mask, reduction)
+
+
+def total_error(operator: str, impl: str, flow: Any, target: Any, mask: Any, reduction: str) -> Tensor:
+    """`endpoint_error`, in the name of `operator`."""
     mean = reduction == "mean"
-    _given("losses.endpoint_error", impl, _pair(flow, target), mask, mean)
-    if select("losses.endpoint_error", impl, flow) == "triton":
+    _given(operator, impl, _pair(flow, target), mask, mean)
+    found = select(operator, impl, flow)
+    if found == "triton":
         from motionspec.ops import losses_triton
 
         return losses_triton.endpoint_error(flow, target, mask, mean)[0]
-    pair = flow_pair("losses.endpoint_error", impl, flow, target, mask, mean=mean)
+    if found == "numba":
+        from motionspec.ops import losses_numba
+
+        return losses_numba.endpoint_error(flow, target, mask, mean)[0]
+    pair = flow_pair(operator, impl, flow, target, mask, mean=mean)
     return _endpoint_error(*pair, reduction).to(flow.dtype)
 
 
 def _endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
     distances = distance(flow - target)
     return distances.sum() if reduction == "sum" else average(distances, mask)
+
+
+def register(endpoint_error: Any, backward: Any, impl: str) -> None:
+    """What the operators of an implementation return, and the derivative of the first.
+
+    `endpoint_error`: the sum or the mean, and the number of pixels that it was divided by. `backward`: the gradient for
+    the flow, of which that for the target is the negative.
+    """
+
+    def value(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool) -> tuple[Tensor, Tensor]:
+        return flow.new_empty(()), flow.new_empty((), dtype=torch.float64)
+
+    def gradient(flow: Tensor, target: Tensor, mask: Tensor | None, grad: Tensor, number: Tensor) -> Tensor:
+        return flow.new_empty(flow.shape)
+
+    def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        flow, target, mask, _ = inputs
+        ctx.save_for_backward(flow, target, mask, output[1])
+
+    def derivative(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        flow, target, mask, number = ctx.saved_tensors
+        found = backward(flow, target, mask, grad, number)
+        return found, -found if ctx.needs_input_grad[1] else None, None, None
+
+    endpoint_error.register_fake(value)
+    backward.register_fake(gradient)
+    endpoint_error.register_autograd(derivative, setup_context=save)
+    backward.register_autograd(no_second_derivative("losses.endpoint_error", impl))
 
 
 def multiscale_endpoint_error(
@@ -180,7 +219,7 @@ def multitask(
     arguments = {"scores": (scores, "N K"), "label": (label, "N")}
     arguments |= _pair(flow, target) if alpha is None else _listed("flow", flow, target)
     found = _checked(operator, impl, arguments, mask, reduction == "mean")
-    recognition = _cross_entropy(operator, found["scores"], found["label"], reduction)
+    recognition = _reduced(operator, _cross_entropy(found["scores"], found["label"]), found["scores"], reduction)
     if alpha is None:
         estimation = _endpoint_error(found["flow"], found["target"], found.get("mask"), reduction)
     else:
@@ -207,20 +246,23 @@ def cross_entropy(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl
     choice("losses.cross_entropy", "reduction", reduction, ("sum", "mean"))
     arguments = {"scores": (scores, "N K"), "label": (label, "N")}
     a, y = tensors("losses.cross_entropy", impl, integer=("label",), **arguments)
-    return _cross_entropy("losses.cross_entropy", a, y, reduction).to(scores.dtype)
+    return _reduced("losses.cross_entropy", _cross_entropy(a, y), a, reduction).to(scores.dtype)
 
 
-def of_class(values: Tensor, label: Tensor) -> Tensor:
-    """The value of the true class along the last axis, of values (N, ..., K) -> (N, ...); NaN for a label outside."""
-    true = label.reshape(-1, *[1] * (values.ndim - 1)) == torch.arange(values.shape[-1], device=values.device)
-    return torch.where(true.any(-1), torch.where(true, values, 0.0).sum(-1), torch.nan)
+def _cross_entropy(scores: Tensor, label: Tensor) -> Tensor:
+    """The sum over all samples. torch refuses a label outside, or ignores it, so it gets one inside and then NaN."""
+    known = label.long()
+    inside = known.clamp(0, scores.shape[1] - 1)
+    each = F.cross_entropy(scores, inside, reduction="none")
+    return torch.where(inside == known, each, torch.nan).sum()
 
 
-def _cross_entropy(operator: str, scores: Tensor, label: Tensor, reduction: str) -> Tensor:
-    if reduction == "mean":
-        some(operator, "scores", len(scores))
-    total = -of_class(torch.log_softmax(scores, -1), label).sum()
-    return total if reduction == "sum" else total / len(scores)
+def _reduced(operator: str, total: Tensor, scores: Tensor, reduction: str) -> Tensor:
+    """The sum over the samples, or the mean of them."""
+    if reduction == "sum":
+        return total
+    some(operator, "scores", len(scores))
+    return total / len(scores)
 
 
 def intermediate_supervision(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl: str = "auto") -> Tensor:
@@ -232,4 +274,5 @@ def intermediate_supervision(scores: Tensor, label: Tensor, *, reduction: str = 
     choice("losses.intermediate_supervision", "reduction", reduction, ("sum", "mean"))
     arguments = {"scores": (scores, "N L K"), "label": (label, "N")}
     a, y = tensors("losses.intermediate_supervision", impl, integer=("label",), **arguments)
-    return _cross_entropy("losses.intermediate_supervision", a, y, reduction).to(scores.dtype)
+    total = _cross_entropy(a.flatten(0, 1), y[:, None].expand(a.shape[:2]).flatten())
+    return _reduced("losses.intermediate_supervision", total, a, reduction).to(scores.dtype)

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from motionspec.ops.support import no_second_derivative
+from motionspec.ops.losses import register
 
 # Pixels that a program holds at a time; warps. What they cost in registers: `benchmarks/resources.txt`.
 _BLOCK, _WARPS = 1024, 8
@@ -138,26 +138,4 @@ def backward(flow: Tensor, target: Tensor, mask: Tensor | None, grad: Tensor, nu
     return out
 
 
-@endpoint_error.register_fake
-def _(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool) -> tuple[Tensor, Tensor]:
-    return flow.new_empty(()), flow.new_empty((), dtype=torch.float64)
-
-
-@backward.register_fake
-def _(flow: Tensor, target: Tensor, mask: Tensor | None, grad: Tensor, number: Tensor) -> Tensor:
-    return flow.new_empty(flow.shape)
-
-
-def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    flow, target, mask, _ = inputs
-    ctx.save_for_backward(flow, target, mask, output[1])
-
-
-def _derivative(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-    flow, target, mask, number = ctx.saved_tensors
-    found = backward(flow, target, mask, grad, number)
-    return found, -found if ctx.needs_input_grad[1] else None, None, None
-
-
-endpoint_error.register_autograd(_derivative, setup_context=_save)
-backward.register_autograd(no_second_derivative("losses.endpoint_error", "triton"))
+register(endpoint_error, backward, "triton")

@@ -8,12 +8,18 @@ from torch import Tensor
 
 from motionspec.checks import count, positive, some
 from motionspec.ops.checks import tensors
-from motionspec.ops.losses import average, distance, flow_pair, of_class
+from motionspec.ops.losses import average, distance, flow_pair, total_error
+
+
+def _of_class(values: Tensor, label: Tensor) -> Tensor:
+    """The value of the true class of values (N, K) -> (N,); NaN for a label outside."""
+    true = label[:, None] == torch.arange(values.shape[1], device=values.device)
+    return torch.where(true.any(1), torch.where(true, values, 0.0).sum(1), torch.nan)
 
 
 def _right(scores: Tensor, label: Tensor, k: int) -> Tensor:
     """1 where fewer than k other classes score at least as high as the true one, else 0; NaN where that is unknown."""
-    true = of_class(scores, label)
+    true = _of_class(scores, label)
     rank = (scores >= true[:, None]).sum(1) - 1  # all but the true class itself
     return torch.where(true.isnan() | scores.isnan().any(1), torch.nan, (rank < k).to(scores.dtype))
 
@@ -78,8 +84,7 @@ def endpoint_error(flow: Tensor, target: Tensor, *, mask: Tensor | None = None, 
     Outside the mask anything may stand; an empty mask gives NaN.
     Raises TypeError or ValueError for dtypes, devices, shapes, `impl`, or N = 0.
     """
-    a, b, valid = flow_pair("metrics.endpoint_error", impl, flow, target, mask, mean=True)
-    return average(distance(a - b), valid).to(flow.dtype)
+    return total_error("metrics.endpoint_error", impl, flow, target, mask, "mean")
 
 
 @torch.no_grad()
@@ -128,5 +133,5 @@ def psnr(image: Tensor, target: Tensor, *, peak: float, impl: str = "auto") -> T
     positive("metrics.psnr", "peak", peak)
     a, b = tensors("metrics.psnr", impl, image=(image, "N C H W"), target=(target, "N C H W"))
     some("metrics.psnr", "image", len(a))
-    error = ((a - b) / peak).square().mean((1, 2, 3))
+    error = (a - b).div_(peak).square_().mean((1, 2, 3))
     return (-10 * torch.log10(error)).mean().to(image.dtype)

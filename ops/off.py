@@ -24,6 +24,11 @@ def spatial_gradient(f: Tensor, kernel: str = "paper", *, impl: str = "auto") ->
     """
     choice("off.spatial_gradient", "kernel", kernel, tuple(_MIDDLE))
     (a,) = tensors("off.spatial_gradient", impl, f=(f, "N C H W"))
+    if select("off.spatial_gradient", impl, f) == "numba":
+        from motionspec.ops import off_numba
+
+        Fx, Fy = off_numba.spatial_gradient(f, _MIDDLE[kernel])
+        return Fx, Fy
     Fx, Fy = _spatial(a, kernel)
     return Fx.to(f.dtype), Fy.to(f.dtype)
 
@@ -91,6 +96,18 @@ def clip_features(clip: Tensor, kernel: str = "paper", *, impl: str = "auto") ->
     a = widened(clip)
     earlier, later = a[:, :, :-1], a[:, :, 1:]
     return torch.cat([*_spatial(earlier, kernel), later - earlier], 1).to(clip.dtype)
+
+
+def register_spatial(forward: Any, adjoint: Any, empty: Callable[[Tensor, tuple[int, ...]], Tensor]) -> None:
+    """As `register`, of `spatial_gradient`: each is the derivative of the other."""
+
+    def keep_middle(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        ctx.middle = inputs[-1]
+
+    forward.register_fake(lambda f, middle: (empty(f, tuple(f.shape)), empty(f, tuple(f.shape))))
+    adjoint.register_fake(lambda Fx, Fy, middle: empty(Fx, tuple(Fx.shape)))
+    forward.register_autograd(lambda ctx, *grads: (adjoint(*grads, ctx.middle), None), setup_context=keep_middle)
+    adjoint.register_autograd(lambda ctx, grad: (*forward(grad, ctx.middle), None), setup_context=keep_middle)
 
 
 def register(

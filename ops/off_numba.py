@@ -1,8 +1,8 @@
-"""CPU kernels of `off.features` and `off.clip_features` by numba, forward and adjoint; imported on first use.
+"""CPU kernels of `off.spatial_gradient`, `off.features` and `off.clip_features` by numba; imported on first use.
 
-Both are bound by bytes: each row comes from memory once, and from the cache for its neighbours; sums and differences
-down the columns stay there too. Memory is walked as it lies, W innermost or C (channels-last), and the result lies as
-the input does. What lies otherwise is copied first.
+Forward and adjoint are bound by bytes: each row comes from memory once, and from the cache for its neighbours; sums and
+differences down the columns stay there too. Memory is walked as it lies, W innermost or C (channels-last), and the
+result lies as the input does. What lies otherwise is copied first.
 """
 
 import math
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from motionspec.ops.checks import widened
 from motionspec.ops.compiled import kernel, part, share
-from motionspec.ops.off import register
+from motionspec.ops.off import register, register_spatial
 
 # Elements of the rows that a piece of work takes of a frame: they stay in the cache until the next frame needs them.
 _BAND = 2**15
@@ -35,24 +35,65 @@ def _place(piece, planes, pairs, H, rows, row, length, last):
     return plane, first, min(first + rows, H), begin, wide, block
 
 
+@part
+def _columns(f, g, at, above, below, row, step, middle, down, across):
+    """Sums down the columns of `f` around the row that begins at `at`, differences down those of `g`."""
+    nothing = np.zeros(0 if above and below else row, f.dtype)
+    upper, lower = f[at - row :] if above else nothing, f[at + row :] if below else nothing
+    here = f[at:]
+    for j in range(row):
+        down[step + j] = upper[j] + middle * here[j] + lower[j]
+    upper, lower = g[at - row :] if above else nothing, g[at + row :] if below else nothing
+    for j in range(row):
+        across[step + j] = upper[j] - lower[j]
+
+
+@kernel
+def _spatial(f, Fx, Fy, H, rows, row, step, middle, low, high):
+    """Of planes that lie one after the other, as those of `f` do."""
+    down, across = np.zeros(row + 2 * step, f.dtype), np.zeros(row + 2 * step, f.dtype)
+    bands = (H + rows - 1) // rows
+    for piece in range(low, high):
+        plane, first = piece // bands, piece % bands * rows
+        for y in range(first, min(first + rows, H)):
+            at = (plane * H + y) * row
+            _columns(f, f, at, y > 0, y < H - 1, row, step, middle, down, across)
+            x = Fx[at : at + row]
+            for j in range(row):
+                x[j] = down[j + 2 * step] - down[j]
+            x = Fy[at : at + row]
+            for j in range(row):
+                x[j] = across[j] + middle * across[j + step] + across[j + 2 * step]
+
+
+@kernel
+def _spatial_adjoint(Fx, Fy, out, H, rows, row, step, middle, low, high):
+    """The kernels are odd, so the adjoint of each is itself with the other sign."""
+    down, across = np.zeros(row + 2 * step, out.dtype), np.zeros(row + 2 * step, out.dtype)
+    bands = (H + rows - 1) // rows
+    for piece in range(low, high):
+        plane, first = piece // bands, piece % bands * rows
+        for y in range(first, min(first + rows, H)):
+            at = (plane * H + y) * row
+            _columns(Fx, Fy, at, y > 0, y < H - 1, row, step, middle, down, across)
+            x = out[at : at + row]
+            for j in range(row):
+                x[j] = down[j] - down[j + 2 * step]
+            for j in range(row):
+                x[j] -= across[j] + middle * across[j + step] + across[j + 2 * step]
+
+
 @kernel
 def _forward(f, g, out, planes, frames, pairs, H, rows, groups, length, last, middle, low, high):
     """The frames of `f` are the earlier ones, those of `g` the later; `frames` to a plane."""
     row, step = groups * length, length if last else 1
-    nothing = np.zeros(row, f.dtype)
-    down, across = np.zeros(row + 2 * step, f.dtype), np.zeros(row + 2 * step, f.dtype)  # sums, differences of columns
+    down, across = np.zeros(row + 2 * step, f.dtype), np.zeros(row + 2 * step, f.dtype)
     for piece in range(low, high):
         plane, first, end, begin, wide, block = _place(piece, planes, pairs, H, rows, row, length, last)
         for t in range(pairs):
             for y in range(first, end):
                 at = ((plane * frames + t) * H + y) * row
-                here = f[at : at + row]
-                above = f[at - row : at] if y > 0 else nothing
-                below = f[at + row : at + 2 * row] if y < H - 1 else nothing
-                for j in range(row):
-                    down[step + j] = above[j] + middle * here[j] + below[j]
-                for j in range(row):
-                    across[step + j] = above[j] - below[j]
+                _columns(f, f, at, y > 0, y < H - 1, row, step, middle, down, across)
                 for q in range(groups):
                     place = begin + (t * H + y) * wide + q * 3 * length
                     x = out[place : place + length]
@@ -120,7 +161,7 @@ def _flat(tensor: Tensor, last: bool) -> np.ndarray:
 
 
 def _empty(like: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """Of that shape, lying as `like` does."""
+    """Of that shape, lying as `like` does. Of the input: what that is widened to may lie otherwise."""
     N, C, *others = shape
     return like.new_empty((N, *others, C)).movedim(-1, 1) if _last(like) else like.new_empty(shape)
 
@@ -137,12 +178,39 @@ def _run(run: Any, arrays: tuple[np.ndarray, ...], out: Tensor, C: int, sizes: t
         share(run, N * planes * math.ceil(H / rows), threads, *arrays, planes, *sizes, *constants)
 
 
+def _run_spatial(run: Any, *tensors: Tensor, middle: float) -> None:
+    """Share out the planes, by bands of rows; all tensors lie alike."""
+    (N, C, H, W), last = tensors[0].shape, _last(tensors[0])
+    planes, row, step = (N, W * C, C) if last else (N * C, W, 1)
+    if planes:
+        arrays = [_flat(tensor, last) for tensor in tensors]
+        rows, threads = max(_BAND // row, 1), 1 + int(planes * H * row / _ELEMENTS)
+        constants = (H, rows, row, step, arrays[0].dtype.type(middle))
+        share(run, planes * math.ceil(H / rows), threads, *arrays, *constants)
+
+
+@torch.library.custom_op("motionspec::off_spatial_numba", mutates_args=())
+def spatial_gradient(f: Tensor, middle: float) -> tuple[Tensor, Tensor]:
+    """Fx, Fy; `middle` is the weight of the middle line across a derivative."""
+    Fx, Fy = (widened(_empty(f, tuple(f.shape))) for _ in range(2))
+    _run_spatial(_spatial, f, Fx, Fy, middle=middle)
+    return Fx.to(f.dtype), Fy.to(f.dtype)
+
+
+@torch.library.custom_op("motionspec::off_spatial_adjoint_numba", mutates_args=())
+def spatial_adjoint(Fx: Tensor, Fy: Tensor, middle: float) -> Tensor:
+    """The gradient of `spatial_gradient`."""
+    out = widened(_empty(Fx, tuple(Fx.shape)))
+    _run_spatial(_spatial_adjoint, Fx, Fy, out, middle=middle)
+    return out.to(Fx.dtype)
+
+
 @torch.library.custom_op("motionspec::off_features_numba", mutates_args=())
 def features(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
     """[Fx | Fy | Ft] of a pair; `middle` is the weight of the middle line across a derivative."""
     N, C, H, W = f_prev.shape
     last = _last(f_prev)
-    out = _empty(widened(f_prev), (N, 3 * C, H, W))
+    out = widened(_empty(f_prev, (N, 3 * C, H, W)))
     _run(_forward, (_flat(f_prev, last), _flat(f_next, last), _flat(out, last)), out, C, (1, 1), middle)
     return out.to(f_prev.dtype)
 
@@ -152,7 +220,7 @@ def clip_features(clip: Tensor, middle: float) -> Tensor:
     """`features` of the T-1 pairs of a clip."""
     N, C, T, H, W = clip.shape
     last = _last(clip)
-    f, out = _flat(clip, last), _empty(widened(clip), (N, 3 * C, T - 1, H, W))
+    f, out = _flat(clip, last), widened(_empty(clip, (N, 3 * C, T - 1, H, W)))
     _run(_forward, (f, f[H * W * (C if last else 1) :], _flat(out, last)), out, C, (T, T - 1), middle)
     return out.to(clip.dtype)
 
@@ -161,9 +229,10 @@ def clip_features(clip: Tensor, middle: float) -> Tensor:
 def adjoint(grad: Tensor, middle: float) -> Tensor:
     """The gradient of `clip_features`: (N, 3C, T-1, H, W) -> (N, C, T, H, W)."""
     N, C3, pairs, H, W = grad.shape
-    out = _empty(widened(grad), (N, C3 // 3, pairs + 1, H, W))
+    out = widened(_empty(grad, (N, C3 // 3, pairs + 1, H, W)))
     _run(_adjoint, (_flat(grad, _last(grad)), _flat(out, _last(grad))), out, C3 // 3, (pairs,), middle)
     return out.to(grad.dtype)
 
 
+register_spatial(spatial_gradient, spatial_adjoint, _empty)
 register(features, clip_features, adjoint, _empty)

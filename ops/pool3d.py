@@ -17,9 +17,16 @@ def gradual(clip: Tensor, *, spatial: str = "3x3", impl: str = "auto") -> Tensor
     """
     choice("pool3d.gradual", "spatial", spatial, ("3x3", "none"))
     (a,) = tensors("pool3d.gradual", impl, clip=(clip, "N C T H W"))
-    if spatial == "3x3":
-        a = _maximum(_maximum(a, 4, 3, 2), 3, 3, 2)
-    return _maximum(a, 2, 2, 2).to(clip.dtype)
+    if spatial == "3x3":  # not max_pool3d, whose backward is not deterministic on CUDA
+        short = [max(3 - side, 0) for side in (a.shape[4], a.shape[3])]  # it knows no window larger than the map
+        if any(short):
+            a = F.pad(a, (0, short[0], 0, short[1]), value=-torch.inf)
+        a = F.max_pool2d(a.flatten(1, 2), 3, 2, ceil_mode=True).unflatten(1, a.shape[1:3])
+    if a.shape[2] % 2:
+        a = F.pad(a, (0, 0, 0, 0, 0, 1), value=-torch.inf)
+    first, second = a[:, :, ::2], a[:, :, 1::2]
+    # torch.maximum would halve the derivative at a tie.
+    return torch.where((first >= second) | first.isnan(), first, second).to(clip.dtype)
 
 
 def late(clip: Tensor, *, impl: str = "auto") -> Tensor:
@@ -29,7 +36,7 @@ def late(clip: Tensor, *, impl: str = "auto") -> Tensor:
     Raises TypeError or ValueError for dtypes, shapes or `impl`.
     """
     (a,) = tensors("pool3d.late", impl, clip=(clip, "N C T H W"))
-    return _maximum(a, 2, a.shape[2], 1).squeeze(2).to(clip.dtype)
+    return a.max(2).values.to(clip.dtype)
 
 
 def temporal_shift(clip: Tensor, *, impl: str = "auto") -> Tensor:
@@ -45,17 +52,3 @@ def temporal_shift(clip: Tensor, *, impl: str = "auto") -> Tensor:
     ahead, behind, rest = a[:, :fold, 1:], a[:, fold : 2 * fold, :-1], a[:, 2 * fold :]
     shifted = [F.pad(ahead, (0, 0, 0, 0, 0, 1)), F.pad(behind, (0, 0, 0, 0, 1, 0)), rest]
     return torch.cat(shifted, 1).to(clip.dtype)
-
-
-def _maximum(a: Tensor, dim: int, kernel: int, stride: int) -> Tensor:
-    """Maxima along one axis, ties to the first: one axis after the other, the last one first, gives row-major order.
-
-    torch.maximum would halve the derivative at a tie, and torch's pooling knows no window larger than the map.
-    """
-    steps = max(0, -((kernel - a.shape[dim]) // stride))
-    beyond = stride * steps + kernel - a.shape[dim]
-    a = F.pad(a.movedim(dim, -1), (0, beyond), value=-torch.inf)
-    best, *others = (a[..., k : k + stride * steps + 1 : stride] for k in range(kernel))
-    for other in others:
-        best = torch.where((best >= other) | best.isnan(), best, other)
-    return best.movedim(-1, dim)

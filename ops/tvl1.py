@@ -236,8 +236,8 @@ def normalise(x: Tensor, *, impl: str = "auto") -> Tensor:
     (a,) = tensors("tvl1.normalise", impl, x=(x, "N C T H W"))
     low, high = a.amin((1, 2, 3, 4), keepdim=True), a.amax((1, 2, 3, 4), keepdim=True)
     constant = high == low
-    stretched = (a - low) / torch.where(constant, 1.0, high - low) * 255
-    return torch.where(constant, 0.0, stretched).to(x.dtype)
+    stretched = (a - low).div_(torch.where(constant, 1.0, high - low))
+    return stretched.mul_(torch.where(constant, 0.0, 255.0).to(a.dtype)).to(x.dtype)
 
 
 def representation_flow(
@@ -555,6 +555,16 @@ def _convolve(padded: Tensor, kernels: Kernels) -> tuple[Tensor, Tensor]:
     return one(kernels[0]), one(kernels[1])
 
 
+def _sobel(padded: Tensor, gain: float) -> tuple[Tensor, Tensor]:
+    """As `_convolve` with `gain` times `_SOBEL`: a difference one way, a weighted sum the other."""
+    columns, rows = padded[..., 2:] - padded[..., :-2], padded[..., 2:, :] - padded[..., :-2, :]
+    if gain != 1:
+        columns, rows = gain * columns, gain * rows
+    gx = torch.add(columns[..., :-2, :], columns[..., 1:-1, :], alpha=2) + columns[..., 2:, :]
+    gy = torch.add(rows[..., :-2], rows[..., 1:-1], alpha=2) + rows[..., 2:]
+    return gx, gy
+
+
 def _zeros_around(a: Tensor) -> Tensor:
     return F.pad(a, (1, 1, 1, 1))
 
@@ -566,10 +576,12 @@ def _border_repeated(a: Tensor) -> Tensor:
 
 
 def _image_gradient(f1: Tensor, f2: Tensor, kernel: str, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    kernels = weights if weights is not None else _CENTRAL if kernel == "released" else _IMAGE[kernel]
+    padded = _border_repeated(f2) if kernel in ("sobel_unit", "central") else _zeros_around(f2)
+    if weights is None and kernel in ("paper", "sobel_unit"):
+        return _sobel(padded, 1 if kernel == "paper" else 0.125)
+    gx, gy = _convolve(padded, _CENTRAL if weights is None else weights)
     if kernel != "released":
-        return _convolve(_zeros_around(f2) if kernel == "paper" else _border_repeated(f2), kernels)
-    gx, gy = _convolve(_zeros_around(f2), kernels)
+        return gx, gy
     return _border_from(f1, gx, -1), _border_from(f1, gy, -2)
 
 
@@ -583,7 +595,7 @@ def _border_from(f: Tensor, g: Tensor, dim: int) -> Tensor:
 
 def _flow_gradient(u: Tensor, kernel: str, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
     if kernel == "paper":
-        return _convolve(_zeros_around(u), _SOBEL if weights is None else weights)
+        return _sobel(_zeros_around(u), 1) if weights is None else _convolve(_zeros_around(u), weights)
     if weights is None:
         dx, dy = u[..., 1:] - u[..., :-1], u[..., 1:, :] - u[..., :-1, :]
     else:

@@ -1,7 +1,6 @@
-"""BN-Inception and the temporal segment network (OFF18 §4.1; layers: RELEASED_CODE, which is OFF18's released code)."""
+"""BN-Inception and the temporal segment network (OFF18 §4.1; layers as in its released code)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -21,6 +20,7 @@ _POOLS = {
     "inception_5a": "average",
     "inception_5b": "max",
 }
+STAGES = ("pool1", "conv2", "pool2", *_POOLS)  # behind conv1
 
 
 def _convolution(weights: Mapping[str, Array], name: str, x: Array, stride: int = 1) -> Array:
@@ -49,25 +49,47 @@ def _block(weights: Mapping[str, Array], name: str, x: Array) -> Array:
     return np.concatenate([chain(x, "1x1"), three, double, chain(pooled, "pool_proj")], 1)
 
 
-def bn_inception(weights: Mapping[str, Array], frames: Array) -> dict[str, Array]:
+def bn_inception(weights: Mapping[str, Array], frames: Array, *, stride: int = 2) -> dict[str, Array]:
     """The maps of all stages by name: frames (N, C, H, W) -> conv1, pool1, conv2, pool2, inception_3a ... inception_5b.
 
-    weights: by the names of `motionspec.models.bn_inception.BNInception`.
+    weights: by the names of `motionspec.models.bn_inception.BNInception`. stride: that of conv1.
     """
-    maps = {"conv1": _convolution(weights, "conv1.7x7_s2", frames, 2)}
-    maps["pool1"] = layers.max_pool(maps["conv1"], 3, stride=2, ceil_mode=True)
-    reduced = _convolution(weights, "conv2.3x3_reduce", maps["pool1"])
-    maps["conv2"] = _convolution(weights, "conv2.3x3", reduced)
-    x = maps["pool2"] = layers.max_pool(maps["conv2"], 3, stride=2, ceil_mode=True)
-    for name in _POOLS:
-        x = maps[name] = _block(weights, name, x)
+    x = conv1(weights, frames, stride=stride)
+    maps = {"conv1": x}
+    for name in STAGES:
+        x = maps[name] = stage(weights, name, x)
     return maps
 
 
-def tsn(weights: Mapping[str, Array], clip: Array) -> dict[str, Any]:
-    """Scores of a clip (N, C, T, H, W) of T segments: their mean (N, classes), and of each segment (N, T, classes)."""
-    N, C, T, H, W = clip.shape
+def conv1(weights: Mapping[str, Array], frames: Array, *, stride: int = 2) -> Array:
+    """The first stage, of frames."""
+    return _convolution(weights, "conv1.7x7_s2", frames, stride)
+
+
+def stage(weights: Mapping[str, Array], name: str, x: Array) -> Array:
+    """The stage of that name, one of STAGES, of the map of the stage before it."""
+    if name in _POOLS:
+        return _block(weights, name, x)
+    if name == "conv2":
+        return _convolution(weights, "conv2.3x3", _convolution(weights, "conv2.3x3_reduce", x))
+    return layers.max_pool(x, 3, stride=2, ceil_mode=True)
+
+
+def taps(weights: Mapping[str, Array], clip: Array) -> dict[str, Array]:
+    """The maps of all stages by name, as clips, of a clip (N, C, T, H, W) of T segments; weights: those of `TSN`."""
     backbone = {name.removeprefix("backbone."): array for name, array in weights.items()}
-    features = bn_inception(backbone, clip.transpose(0, 2, 1, 3, 4).reshape(N * T, C, H, W))["inception_5b"]
-    segments = layers.linear(features.mean((2, 3)), weights["fc.weight"], bias=weights["fc.bias"]).reshape(N, T, -1)
+    frames = [bn_inception(backbone, clip[:, :, t]) for t in range(clip.shape[2])]
+    return {name: np.stack([maps[name] for maps in frames], 2) for name in frames[0]}
+
+
+def head(weights: Mapping[str, Array], features: Array) -> dict[str, Array]:
+    """Of the last of these: "segments", the scores of each segment (N, T, classes), "scores", their mean."""
+    N, C, T = features.shape[:3]
+    each = features.mean((3, 4)).transpose(0, 2, 1).reshape(N * T, C)
+    segments = layers.linear(each, weights["fc.weight"], bias=weights["fc.bias"]).reshape(N, T, -1)
     return {"segments": segments, "scores": losses.consensus(segments)}
+
+
+def tsn(weights: Mapping[str, Array], clip: Array) -> dict[str, Array]:
+    """Scores of a clip (N, C, T, H, W) of T segments: their mean (N, classes), and of each segment (N, T, classes)."""
+    return head(weights, taps(weights, clip)["inception_5b"])

@@ -73,8 +73,9 @@ def transposed_convolution(
     Shapes: x (N, C, *space), weight (C, O/groups, *kernel), bias (O,) -> (N, O, *space'), on each axis space' =
         (space - 1) stride + kernel - 2 padding + output_padding, at least 1.
     Units: those of x times those of weight, and of bias.
-    Border: `padding` pixels are cut off on both sides; `output_padding`, less than the stride, leaves so many of them
-        behind, or adds pixels that no window reaches: of the sides that `convolution` makes the same it chooses one.
+    Border: `padding` pixels are cut off before, padding - output_padding behind; where that is below 0, pixels that no
+        window reaches are added. output_padding, less than the stride, chooses among the sides of which `convolution`
+        makes the same.
     Kinks: none, it is linear in each argument.
     Deviations: none known.
     Raises: TypeError or ValueError for dtypes, shapes, options, no side left, or values that are not finite.

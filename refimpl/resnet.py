@@ -72,7 +72,8 @@ def block(
     while any(key.startswith(f"layer{k - 1}.{unit}.") for key in weights):
         stride = (1 if k == 2 else temporal_stride, side, side) if first else (1, 1, 1)
         dilation = (1 if first or not dilated else 2, 2 if dilated else 1)
-        clip = _unit(weights, f"layer{k - 1}.{unit}", clip, stride, dilation, shift)
+        moved = shift and (unit % 2 == 0 or "layer3.22.conv1.weight" not in weights)  # TSM spares half of ResNet-101
+        clip = _unit(weights, f"layer{k - 1}.{unit}", clip, stride, dilation, moved)
         first, unit = False, unit + 1
     return clip
 

@@ -8,8 +8,8 @@ import numpy as np
 from motionspec.refimpl import layers
 from motionspec.refimpl.row import Args, Equation, Fill, change
 
-# Two space axes, no groups; others: test_layers.py. Options as tuples, so that they say how many axes there
-# are, and a wrong number of them is the array's.
+# Two space axes, no groups; test_layers.py has the others. Options as tuples say how many axes there are, so that an
+# array with more or fewer is the one to blame.
 
 
 def _convolution_inputs(fill: Fill, N: int, S: int, C: int, H: int, W: int, P: int, Q: int) -> Args:
@@ -136,7 +136,7 @@ ROWS = (
         reference=layers.batch_norm,
         dims="NCHW",
         inputs=_norm_inputs,
-        variants=({"eps": 1e-5}, {"eps": 0.125}),
+        variants=({"eps": 1e-5},),
         outputs=("y",),
         degree=(1,),
         differentiable=("x", "mean", "var", "weight", "bias"),
@@ -189,7 +189,6 @@ ROWS = (
         inputs=_pooled_inputs("value"),
         variants=(
             {"size": (3, 3), "stride": (1, 1), "padding": (1, 1), "ceil_mode": False, "count_include_pad": True},
-            {"size": (3, 2), "stride": (2, 2), "padding": (1, 0), "ceil_mode": True, "count_include_pad": True},
             {"size": (3, 2), "stride": (2, 1), "padding": (1, 1), "ceil_mode": True, "count_include_pad": False},
         ),
         outputs=("pooled",),
@@ -235,7 +234,7 @@ ROWS = (
         reference=layers.softmax,
         dims="NCHW",
         inputs=lambda fill, N, C, H, W: {"x": fill("x", (N, C, H, W), "logit")},
-        variants=({"axis": 1}, {"axis": -1}),
+        variants=({"axis": 1},),
         outputs=("y",),
         degree=(0,),
         differentiable=("x",),
@@ -245,7 +244,7 @@ ROWS = (
             (change(axis=4), "axis: expected an axis of x, which has 4, but the first, got 4"),
         ),
         mutants=(
-            ("the other axis", lambda x, axis: layers.softmax(x, axis={1: -1, -1: 1}[axis])),
+            ("the last axis", lambda x, axis: layers.softmax(x, axis=-1)),
             ("over all axes but the first", _joint),
             ("not divided", lambda x, axis: np.exp(x - x.max(axis, keepdims=True))),
         ),

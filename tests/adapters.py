@@ -441,3 +441,44 @@ def torch_roll(clip):
     fold = clip.shape[1] // 8
     a, b, rest = clip.split([fold, fold, clip.shape[1] - 2 * fold], 1)
     return torch.cat([a.roll(-1, 2), b.roll(1, 2), rest], 1)
+
+
+# -- layers ------------------------------------------------------------------------------------------------------------
+
+
+def scipy_correlate_channels(x, weight, bias=None):
+    from scipy.signal import correlate
+
+    padded = np.pad(x, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    maps = np.stack([[correlate(n, w, "valid", "direct")[0] for w in weight] for n in padded])
+    return maps if bias is None else maps + bias[:, None, None]
+
+
+def torch_batch_norm(x, mean, var, weight=None, bias=None, eps=1e-5):
+    import torch.nn.functional as F
+
+    return F.batch_norm(x, mean, var, weight, bias, eps=eps)
+
+
+def scipy_maximum_filter(x):
+    from scipy.ndimage import maximum_filter
+
+    return maximum_filter(x, (1, 1, 3, 3), mode="constant", cval=-np.inf)[:, :, ::2, ::2]
+
+
+def scipy_maximum_filter_zeros(x):
+    from scipy.ndimage import maximum_filter
+
+    return maximum_filter(x, (1, 1, 3, 3), mode="constant")[:, :, ::2, ::2]
+
+
+def scipy_uniform_filter(x):
+    from scipy.ndimage import uniform_filter
+
+    return uniform_filter(x, (1, 1, 3, 3), mode="constant")
+
+
+def scipy_softmax_along(x, axis=1):
+    from scipy.special import softmax
+
+    return softmax(x, axis=axis)

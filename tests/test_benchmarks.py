@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -14,12 +15,26 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import plain  # noqa: E402
+import test_bench  # noqa: E402
 from compare import compared, install, text  # noqa: E402
 from measure import Others, peak, ratio, slug, spread, times  # noqa: E402
 from peers import Peer, judged, peers, taken  # noqa: E402
-from report import outcome, report, scaling, slope, slower, targets  # noqa: E402
+from progress import left, missed  # noqa: E402
+from report import beside, outcome, report, slope, slopes, slower, targets  # noqa: E402
 from results import SCHEMA, key, save  # noqa: E402
-from workloads import LINEAR, OPERATIONS, SCALE, SWEEPS, TARGETS, Target, Workload, moved, operations, workloads  # noqa: E402
+from workloads import (  # noqa: E402
+    LINEAR,
+    OPERATIONS,
+    SCALE,
+    SWEEPS,
+    TARGETS,
+    Target,
+    Workload,
+    moved,
+    operations,
+    variant,
+    workloads,
+)
 
 from motionspec import ops  # noqa: E402
 from motionspec.cli.cases import SeededFill, convert  # noqa: E402
@@ -124,6 +139,14 @@ def test_every_row_is_a_workload_at_each_of_its_sizes():
     assert len({w.name for w in ALL}) == len(ALL)
 
 
+def test_each_workload_is_judged_in_a_variant_of_its_row():
+    for w in ALL:
+        fitting = [v for v in EQUATIONS[w.operator].variants if variant(w).items() <= v.items()]
+        assert fitting and all(str(w.options[k]) == str(v) for k, v in variant(w).items())
+    flow = next(w for w in ALL if w.operator == "tvl1.representation_flow")
+    assert variant(flow) == {"scheme": "released"}  # the row's 3 iterations are not 10
+
+
 def test_a_sweep_changes_one_axis():
     swept = [w for w in ALL if w.sweep == "radius"]
     assert [w.options["radius"] for w in swept] == [1, 2, 4, 8]
@@ -177,7 +200,14 @@ def test_a_target_is_about_what_is_timed(target):
 )
 def test_a_target_is_met_within_the_spread(over, bound, met):
     target = Target("off.features", {"N": 96, "C": 128, "H": 28, "W": 28}, "cuda", "forward", over, bound)
-    assert outcome(target, [a_row(sweep="N"), a_row(direction="both"), a_row()])[0] is met
+    found, said = outcome(target, [a_row(sweep="N"), a_row(direction="both"), a_row()])
+    assert found is met and ("missed by" in said) is not met
+
+
+def test_a_missed_target_says_by_how_much():
+    of = ("off.features", {"N": 96, "C": 128, "H": 28, "W": 28}, "cuda", "forward")
+    assert outcome(Target(*of, "floor", 1.0), [a_row()])[1] == "2.00 x floor, missed by 90 %"
+    assert outcome(Target(*of, "eager", 5.0), [a_row()])[1] == "eager takes 4 times our time, missed by 10 %"
 
 
 def test_what_is_not_measured_is_skipped_and_says_why():
@@ -212,6 +242,20 @@ def test_a_faster_peer_is_named_beyond_the_spread_alone():
     assert slower([beside(0.9, 0.97, 1.02), a_row(), a_row(peers=[])]) == []
 
 
+# -- progress ----------------------------------------------------------------------------------------------------------
+
+
+def test_time_left_is_that_of_last_time_or_the_mean():
+    assert left({"a": 10.0, "b": 50.0}, [2.0, 4.0], ["b", "c"]) == 50 + 3
+    assert left({}, [2.0], []) == 0
+
+
+def test_what_failed_is_said_in_words():
+    crash = SimpleNamespace(reprcrash=SimpleNamespace(message="AssertionError: cpu x: missed by 3 %\nassert False"))
+    reports = [SimpleNamespace(longrepr=crash), SimpleNamespace(longrepr="the fixture broke\nat its end")]
+    assert missed(reports) == ["cpu x: missed by 3 %", "the fixture broke"]
+
+
 # -- report and comparison ---------------------------------------------------------------------------------------------
 
 
@@ -220,13 +264,15 @@ def test_the_report_leaves_nobody_out():
     assert "absent: not installed" in shown
     assert "eager x 4 (3.5-4.5)" in shown
     assert "2 s" in shown and "bytes" in shown and "others took 25% of the cores" in shown
+    once = a_row()["peers"][1] | {"seconds": spread([8.0])}
+    assert once["seconds"]["rounds"] == 1 and beside(once) == "eager x 4 (3.5-4.5, one call)"
 
 
 def test_slopes_are_exponents():
     assert slope([1, 2, 4], [3, 12, 48]) == pytest.approx(2)
     spent = {n: {"median": 1e-3 * n, "low": 1e-3 * n, "high": 1e-3 * n, "rounds": 5} for n in (2, 4, 8)}
     rows = [a_row(sweep="N", sizes={"N": n, "C": 1}, seconds=spent[n], peak=10**7 * n**2) for n in (2, 8, 4)]
-    assert scaling(rows).split("\n")[-1].split()[-2:] == ["1.00", "2.00"]
+    assert slopes(rows) == [("off.features", "N", "2 to 8", "forward", "1.00", "2.00")]
 
 
 def run(*medians, name="off.features"):
@@ -345,6 +391,34 @@ def test_memory_counts_what_a_call_takes_and_gives_back():
 
 
 # -- peers -------------------------------------------------------------------------------------------------------------
+
+
+class ACase:
+    """As much of a case as meeting a peer needs."""
+
+    device, dtype = "cpu", "float32"
+    workload = Workload("off.features", SMALL, {"kernel": "paper"}, "a test")
+
+    def call(self, function, options, framework):
+        return lambda k: (function(),)
+
+
+@pytest.mark.parametrize("compiled, slow", [(False, True), (False, False), (True, True)])
+def test_a_slow_peer_is_called_once(compiled, slow, monkeypatch):
+    monkeypatch.setattr("test_bench.LONGEST", 0.0 if slow else 1.0)
+    asked, calls = [], {}
+    peer = Peer("p", lambda: asked.append(1) or torch.ones(3), compiled=compiled)
+    said = test_bench.meet(ACase(), peer, (torch.ones(3),), calls)
+    assert said["status"] == "timed"
+    once = slow and not compiled  # the first call of what is compiled says nothing of its time
+    assert (len(asked), list(calls), "once" in said) == ((1, [], True) if once else (2, ["p"], False))
+
+
+def test_a_peer_that_differs_is_not_timed():
+    calls = {}
+    said = test_bench.meet(ACase(), Peer("p", lambda: torch.zeros(3)), (torch.ones(3),), calls)
+    assert said == {"name": "p", "status": "differs by 1.0e+00"} and not calls
+
 
 PLAIN = [
     ("off.features", plain.depthwise_features, {"kernel": "paper"}),

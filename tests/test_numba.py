@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 numba = pytest.importorskip("numba")
 
-from test_equations import tensors  # noqa: E402
+from test_equations import as_list, tensors  # noqa: E402
 from test_kernels import IMPL, each_row, each_variant, gradients, kernel, without_eager  # noqa: E402
 
 from motionspec.cli.cases import SeededFill  # noqa: E402
@@ -40,15 +40,15 @@ def test_the_number_of_threads_does_not_show(row, variant, threads, monkeypatch)
     monkeypatch.setattr(compiled, "_pool", lambda process, number: beside.add(number) or pool(process, number))
     for number in (1, 2, 3):
         threads(number)
-        value = kernel(row)(**tensors(arrays), **variant)
-        found.append([value, *gradients(kernel(row), row, variant, arrays)])
+        values = as_list(kernel(row)(**tensors(arrays), **variant))
+        found.append([*values, *gradients(kernel(row), row, variant, arrays)])
     assert beside == {1, 2}
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
 
 
 def _child(queue, row, args):
-    queue.put(kernel(row)(**args).numpy())
+    queue.put([out.numpy() for out in as_list(kernel(row)(**args))])
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -58,15 +58,16 @@ def test_runs_in_a_forked_process_and_in_threads_of_the_caller(row, threads):
     threads(2)
     # Made here: torch itself may hang in the child where it shares out work.
     args = tensors(inputs(row)) | dict(row.variants[0])
-    want = kernel(row)(**args)
+    want = as_list(kernel(row)(**args))
     with ThreadPoolExecutor(4) as callers:
-        for got in callers.map(lambda _: kernel(row)(**args), range(16)):
-            assert torch.equal(got, want)
+        for got in callers.map(lambda _: as_list(kernel(row)(**args)), range(16)):
+            assert all(map(torch.equal, got, want))
     fork = multiprocessing.get_context("fork")
     queue = fork.Queue()
     child = fork.Process(target=_child, args=(queue, row, args))
     child.start()
-    np.testing.assert_array_equal(queue.get(timeout=60), want.numpy())
+    for got, out in zip(queue.get(timeout=60), want, strict=True):
+        np.testing.assert_array_equal(got, out.numpy())
     child.join()
     assert child.exitcode == 0
 

@@ -209,6 +209,17 @@ def test_released_features_differ_from_the_paper(off):
     np.testing.assert_array_equal(paper, [6, -6, 0])
 
 
+def test_numba_of_a_part_of_a_channels_last_map_in_a_half_type():
+    """It lies as nothing that can be walked; widened to float32 it lies channels-last."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("numba")
+    from motionspec.ops import off
+
+    f = torch.arange(2 * 8 * 6 * 7.0).reshape(2, 8, 6, 7).bfloat16().to(memory_format=torch.channels_last)[..., :5]
+    assert f.float().is_contiguous(memory_format=torch.channels_last)
+    assert off.features(f, f, impl="numba").equal(off.features(f, f, impl="torch"))
+
+
 def test_features_by_numba_lie_as_their_input_does_and_copy_no_channels_last(monkeypatch):
     """In bands of rows of several pieces, too. Values and gradients are those of eager torch."""
     torch = pytest.importorskip("torch")

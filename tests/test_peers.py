@@ -133,6 +133,13 @@ PEERS = [
     ("pool3d.late", "F.adaptive_max_pool3d", "torch_adaptive_max_pool3d grad", ""),
     ("pool3d.temporal_shift", "scipy.ndimage.shift", "scipy_shift", ""),
     ("pool3d.temporal_shift", "torch.roll", "torch_roll", "a known departure: ends wrap around"),
+    ("layers.convolution", "scipy.signal.correlate('valid'), padded by a line", "scipy_correlate_channels", ""),
+    ("layers.batch_norm", "F.batch_norm", "torch_batch_norm", ""),
+    ("layers.max_pool", "scipy.ndimage.maximum_filter(cval=-inf), every second", "scipy_maximum_filter", ""),
+    ("layers.max_pool", "scipy.ndimage.maximum_filter(mode='constant'), every second", "scipy_maximum_filter_zeros",
+     "a known departure: padding counts as 0; ties and kinks (the cases without any agree)"),
+    ("layers.average_pool", "scipy.ndimage.uniform_filter(mode='constant')", "scipy_uniform_filter", ""),
+    ("layers.softmax", "scipy.special.softmax", "scipy_softmax_along", ""),
 ]
 # fmt: on
 

@@ -107,3 +107,9 @@ def test_a_frame_feels_others_only_through_shift_or_time():
         with torch.no_grad():
             moved = (network.parts(clip)["steps"] - network.parts(other)["steps"]).abs().amax((0, 2))
         assert {t for t in range(7) if moved[t] > 0} == felt
+
+
+def test_a_single_pixel_and_an_empty_batch_pass():
+    network = ResNet(4, depth=18, width=1 / 16).eval()
+    assert network(torch.randn(1, 3, 1, 1, 1)).shape == (1, 4)
+    assert network(torch.randn(0, 3, 2, 9, 9)).shape == (0, 4)

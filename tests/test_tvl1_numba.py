@@ -6,9 +6,10 @@ import pytest
 pytest.importorskip("numba")
 torch = pytest.importorskip("torch")
 
-from motionspec.ops import tvl1, tvl1_numba  # noqa: E402
+from motionspec.ops import tvl1, tvl1_eights_numba, tvl1_numba  # noqa: E402
 
 each_scheme = pytest.mark.parametrize("scheme", ["classic", "released"])
+each_layout = pytest.mark.parametrize("C", [2, 9], ids=["one at a time", "eights"])
 
 
 def frames(*shape, dtype=torch.float64):
@@ -27,13 +28,16 @@ def value_and_gradients(args, impl, **options):
     return dict(zip(("flow", *args), (flow.detach(), *gradients), strict=True))
 
 
-@pytest.mark.parametrize("states", [0, tvl1_numba._STATES], ids=["every sqrt(n)-th", "all"])
+@pytest.mark.parametrize("states", [0, 1 << 30], ids=["every sqrt(n)-th", "all"])
 @pytest.mark.parametrize("n_iter", [0, 1, 2, 3, 9, 10, 17])
 @pytest.mark.parametrize("size", [(1, 1), (1, 6), (5, 1), (2, 2), (1, 33), (7, 9), (28, 28), (19, 45)])
+@each_layout
 @each_scheme
-def test_equals_eager(monkeypatch, scheme, size, n_iter, states):
+def test_equals_eager(monkeypatch, scheme, C, size, n_iter, states):
     monkeypatch.setattr(tvl1_numba, "_STATES", states)
-    args = dict(zip(("f1", "f2"), frames(2, 3, *size), strict=True))
+    monkeypatch.setattr(tvl1_eights_numba, "STATES", states)
+    args = dict(zip(("f1", "f2"), frames(2, C, *size), strict=True))
+    assert tvl1_numba._in_eights(args["f1"]) == (C == 9)
     args |= {"tau": torch.tensor(0.3), "lam": torch.tensor(0.2), "theta": torch.tensor([0.4])}
     args |= {"wx": torch.tensor([-1.1, 0.9]), "wy": torch.tensor([-0.8, 1.2])}
     args = {name: a.double() for name, a in args.items()}
@@ -41,21 +45,23 @@ def test_equals_eager(monkeypatch, scheme, size, n_iter, states):
     torch.testing.assert_close(got, want, rtol=1e-10, atol=1e-10)
 
 
+@each_layout
 @each_scheme
 @pytest.mark.parametrize("value", [0.0, 0.25, 255.0])
-def test_constant_maps(scheme, value):
+def test_constant_maps(scheme, C, value):
     """No gradient to divide by: eager's derivatives at the kink."""
-    args = {"f1": torch.full((1, 2, 4, 5), value).double(), "f2": torch.full((1, 2, 4, 5), 0.5).double()}
+    args = {"f1": torch.full((1, C, 4, 5), value).double(), "f2": torch.full((1, C, 4, 5), 0.5).double()}
     got, want = (value_and_gradients(args, impl, scheme=scheme) for impl in ("numba", "torch"))
     assert not want["flow"].any() and all(a.isfinite().all() for a in want.values())
     torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12)
 
 
+@each_layout
 @each_scheme
 @pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e-10, 1e10, 1e18])
-def test_tiny_and_huge_maps_in_float32(scheme, scale):
+def test_tiny_and_huge_maps_in_float32(scheme, C, scale):
     """Where |g|^2 underflows or nearly overflows: what eager makes of the same values in float64."""
-    args = {f"f{k}": f * scale / 255 for k, f in enumerate(frames(1, 2, 5, 6, dtype=torch.float32), 1)}
+    args = {f"f{k}": f * scale / 255 for k, f in enumerate(frames(1, C, 5, 6, dtype=torch.float32), 1)}
     got = value_and_gradients(args, "numba", scheme=scheme)
     want = value_and_gradients({name: a.double() for name, a in args.items()}, "torch", scheme=scheme)
     for name in got:
@@ -64,10 +70,11 @@ def test_tiny_and_huge_maps_in_float32(scheme, scale):
         torch.testing.assert_close(got[name].double(), want[name], rtol=2e-5, atol=atol)
 
 
+@each_layout
 @each_scheme
-def test_not_a_number_spreads_as_in_eager(scheme):
+def test_not_a_number_spreads_as_in_eager(scheme, C):
     """By a line and a column in an iteration, also from border and corner, and not over the end of a line."""
-    f1, f2 = frames(1, 2, 9, 11)
+    f1, f2 = frames(1, C, 9, 11)
     f1[0, 0, 2, 3], f2[0, 0, 6, 0], f2[0, 1, 8, 10] = torch.nan, torch.nan, torch.nan
     for n_iter in (1, 2, 3, 4):
         got, want = (
@@ -77,10 +84,11 @@ def test_not_a_number_spreads_as_in_eager(scheme):
         torch.testing.assert_close(got, want, rtol=1e-12, atol=1e-12, equal_nan=True)
 
 
+@each_layout
 @each_scheme
-def test_a_learned_theta_of_0_gives_what_eager_gives(scheme):
+def test_a_learned_theta_of_0_gives_what_eager_gives(scheme, C):
     """Tensors are not looked at: not an error of Python's."""
-    args = dict(zip(("f1", "f2", "theta"), (*frames(1, 2, 5, 6), torch.tensor(0.0).double()), strict=True))
+    args = dict(zip(("f1", "f2", "theta"), (*frames(1, C, 5, 6), torch.tensor(0.0).double()), strict=True))
     got, want = (value_and_gradients(args, impl, scheme=scheme) for impl in ("numba", "torch"))
     torch.testing.assert_close(got["flow"], want["flow"], rtol=1e-9, atol=1e-9, equal_nan=True)
 

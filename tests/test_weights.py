@@ -7,8 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from motionspec.models.bn_inception import TSN, BNInception  # noqa: E402
+from motionspec.models.off_tsn import OFFNetwork  # noqa: E402
 from motionspec.models.resnet import ResNet, Trunk  # noqa: E402
-from motionspec.models.weights import inflated, load, mean_over_colours  # noqa: E402
+from motionspec.models.weights import inflated, load, load_off, mean_over_colours  # noqa: E402
 
 SMALL = {"depth": 18, "width": 1 / 16}
 
@@ -88,10 +89,26 @@ def test_what_is_missing_and_what_is_too_much_are_refused(imagenet, tmp_path):
         load(ResNet(10, **SMALL), tmp_path / "less.pth")
 
 
+def test_what_is_dropped_is_not_loaded(imagenet):
+    """Also where the network has a place for it: then that must be kept."""
+    path, state = imagenet
+    network = ResNet(10, **SMALL)
+    bias = network.fc.bias.clone()
+    with pytest.raises(ValueError, match=r"not in the file: fc\.bias"):
+        load(network, path, drop=(r"fc\.bias",))
+    report = load(network, path, drop=(r"fc\.bias",), keep=(r"fc\.bias",))
+    assert equal(network, {**state, "fc.bias": bias}) and report.kept == report.dropped == ("fc.bias",)
+
+
 @pytest.mark.parametrize("argument", ["keep", "drop"])
 def test_a_pattern_that_matches_nothing_is_refused(imagenet, argument):
     with pytest.raises(ValueError, match=rf"^load: {argument}: expected .*got 'head\.\*'"):
         load(ResNet(10, **SMALL), imagenet[0], **{argument: ("head.*",)})
+
+
+def test_a_single_string_is_no_list_of_patterns(imagenet):
+    with pytest.raises(TypeError, match=r"^load: keep: expected a list of patterns, got one string"):
+        load(ResNet(10, **SMALL), imagenet[0], keep=r"fc\..*")
 
 
 def test_2d_weights_are_inflated_only_if_asked(imagenet):
@@ -107,10 +124,10 @@ def test_2d_weights_are_inflated_only_if_asked(imagenet):
 
 
 def test_a_still_clip_is_to_an_inflated_convolution_what_a_frame_is_to_the_2d_one():
-    weight, frame = torch.randn(4, 3, 5, 5), torch.randn(2, 3, 9, 9)
+    weight, frame = (torch.randn(shape, dtype=torch.float64) for shape in ((4, 3, 5, 5), (2, 3, 9, 9)))
     still = frame[:, :, None].expand(-1, -1, 3, -1, -1)
     got = torch.nn.functional.conv3d(still, inflated(weight, 3))
-    torch.testing.assert_close(got.squeeze(2), torch.nn.functional.conv2d(frame, weight), rtol=0, atol=1e-5)
+    torch.testing.assert_close(got.squeeze(2), torch.nn.functional.conv2d(frame, weight), rtol=0, atol=1e-11)
 
 
 def test_2d_weights_go_into_the_spatial_half_of_2plus1d(imagenet):
@@ -177,12 +194,108 @@ def test_the_first_layer_crosses_modalities_only_if_asked(tmp_path, modality, ch
     assert torch.equal(weight, mean_over_colours(state[first], channels)) and torch.equal(weight[:, 0], weight[:, -1])
 
 
+# The released layers of the OFF sub-network by our names; with them "motion_conv_gen_3a", "motion_spatial_down_3a" ...
+RELEASED_OFF = {
+    "off.28.reduce": "motion_conv_trans_28",
+    "off.28.blocks.0.branch": "motion_conv_branch_28a",
+    "off.28.fc": "fc_action_motion_28",
+    "off.14.reduce": "motion_conv_trans_14",
+    "off.14.blocks.0.branch": "motion_conv_expand_trans_14a",
+    "off.14.fc": "fc_action_motion_14",
+    "off.7.reduce": "motion_conv_trans",
+    "off.7.blocks.0.branch": "motion_conv_branch_trans",
+    "off.7.fc": "fc_action_motion",
+    **{f"off.28.blocks.{k}.conv{i}": f"motion_conv{i}_trans_28{'abc'[k]}" for k in range(3) for i in (1, 2, 3)},
+    **{f"off.14.blocks.{k}.conv{i}": f"motion_conv{i}_trans_14{'ab'[k]}" for k in range(2) for i in (1, 2, 3)},
+    **{f"off.7.blocks.0.conv{i}": f"motion_conv{i}_trans" for i in (1, 2, 3)},
+    "backbone.fc": "last_linear",
+}
+CROSS = torch.tensor([[0.0, 1, 0], [-1, 0, 1], [0, -1, 0]])
+
+
+def released_off(network, caffe=False):
+    """The names that the PyTorch port of the released OFF code gives its layers, or those of the Caffe model."""
+
+    def name(key):
+        layer, end = key.rsplit(".", 1)
+        if layer in RELEASED_OFF:
+            layer = RELEASED_OFF[layer]
+        else:
+            layer = re.sub(r"^off\.\d+\.unit\.spatial\.inception", "motion_spatial_down", layer)
+            layer = re.sub(r"^off\.\d+\.unit\.temporal\.inception", "motion_conv_gen", layer)
+            layer = re.sub(r"^backbone\.backbone\.(\w+)\.(\w+)\.conv$", r"\1/\2" if caffe else r"\1_\2", layer)
+            layer = re.sub(r"^backbone\.backbone\.(\w+)\.(\w+)\.bn$", r"\1/\2_bn" if caffe else r"\1_\2_bn", layer)
+        if caffe:
+            layer = re.sub("^fc_action_motion", "fc-action-motion", layer.replace("last_linear", "fc-action"))
+        return f"{layer}.{end}"
+
+    state = random(network.state_dict())
+    file = {name(key): value for key, value in state.items() if not key.endswith("num_batches_tracked")}
+    for tap in ("3a", "3b", "3c", "4a", "4b", "4c", "4d", "5a", "5b"):
+        if f"motion_spatial_down_{tap}.bias" in file:
+            C = len(file[f"motion_spatial_down_{tap}.bias"])
+            file[f"motion_spatial_grad_{tap}.weight"] = CROSS.repeat(C, 1, 1, 1)
+            file[f"motion_spatial_grad_{tap}.bias"] = torch.zeros(C)
+    return file, state
+
+
+@pytest.mark.parametrize("caffe", [False, True])
+@pytest.mark.parametrize("modality", ["rgb", "flow"])
+def test_off_s_released_names_fit(tmp_path, modality, caffe):
+    arguments = {"modality": modality, "gradients": "both" if modality == "rgb" else "temporal"}
+    network = OFFNetwork(5, scheme="released", width=1 / 16, **arguments)
+    file, state = released_off(network, caffe)
+    assert {"motion_conv_gen_5b.weight", "motion_conv_trans.bias", "motion_conv3_trans_14b.weight"} <= file.keys()
+    assert ("inception_4e/double_3x3_2_bn.running_var" if caffe else "inception_4e_double_3x3_2_bn.running_var") in file
+    torch.save(file, tmp_path / "off.pth")
+    report = load_off(network, tmp_path / "off.pth")
+    assert equal(network, state)
+    assert all(key.endswith("num_batches_tracked") for key in report.kept)
+    assert sorted(report.dropped) == sorted(key for key in file if "spatial_grad" in key)
+    assert len(report.dropped) == (18 if modality == "rgb" else 0)
+    report = load_off(
+        OFFNetwork(9, scheme="released", width=1 / 16, **arguments), tmp_path / "off.pth", keep=(r".*\bfc\..*",)
+    )
+    assert len(report.loaded) == len(state) - len([key for key in state if "num_batches" in key]) - 8
+
+
+def test_off_s_spatial_kernels_are_fixed_and_may_be_dense(tmp_path):
+    """A dense kernel whose channels do not mix is a depthwise one; the port trains its kernels, and then it is none."""
+    network = OFFNetwork(5, scheme="released", width=1 / 16)
+    file, state = released_off(network)
+    file["motion_spatial_grad_3a.weight"] = torch.eye(2)[:, :, None, None] * CROSS
+    torch.save(file, tmp_path / "dense.pth")
+    load_off(network, tmp_path / "dense.pth")
+    assert equal(network, state)
+    refused = {
+        "mixes channels": ("weight", torch.ones(2, 2)[:, :, None, None] * CROSS),
+        "trained": ("weight", 1.1 * CROSS.repeat(2, 1, 1, 1)),
+        "turned": ("weight", -CROSS.repeat(2, 1, 1, 1)),
+        "of another size": ("weight", torch.zeros(2, 1, 5, 5)),
+        "with a bias": ("bias", torch.ones(2)),
+    }
+    for key, value in refused.values():
+        torch.save(file | {f"motion_spatial_grad_3a.{key}": value}, tmp_path / "bad.pth")
+        with pytest.raises(
+            ValueError, match=rf"^load_off: file: expected .*fixed.*got others: motion_spatial_grad_3a\.{key}$"
+        ):
+            load_off(network, tmp_path / "bad.pth")
+
+
+def test_off_s_released_weights_do_not_fit_the_paper_s_network(tmp_path):
+    """One 1 x 1 of all maps of a level, with one bias, is not nine of one map each."""
+    file, _ = released_off(OFFNetwork(5, scheme="released", width=1 / 16))
+    torch.save(file, tmp_path / "off.pth")
+    with pytest.raises(ValueError, match=r"not in the file: off\.28\.unit\.off\.reduce\.weight"):
+        load_off(OFFNetwork(5, width=1 / 16), tmp_path / "off.pth")
+
+
 class Code:
     def __reduce__(self):
         return print, ("this must not run",)
 
 
-@pytest.mark.parametrize("what", ["code", "text", "nothing", "a list", "numbers"])
+@pytest.mark.parametrize("what", ["code", "text", "nothing", "a list", "numbers", "no names"])
 def test_what_is_no_state_dict_is_refused_and_no_code_runs(tmp_path, capsys, what):
     path = tmp_path / "weights.pth"
     if what == "code":
@@ -190,7 +303,8 @@ def test_what_is_no_state_dict_is_refused_and_no_code_runs(tmp_path, capsys, wha
     elif what in ("text", "nothing"):
         path.write_text("hello" if what == "text" else "")
     else:
-        torch.save([1, 2] if what == "a list" else {"conv1.weight": 1}, path)
+        others = {"a list": [1, 2], "numbers": {"conv1.weight": 1}, "no names": {1: torch.zeros(1)}}
+        torch.save(others[what], path)
     with pytest.raises(ValueError, match=r"^load: file: expected a state_dict, names and tensors"):
         load(Trunk(**SMALL), path)
     assert "must not run" not in capsys.readouterr().out

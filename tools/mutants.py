@@ -42,7 +42,7 @@ from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "mutants"
 STEMS = ("brightness", "off", "tvl1", "warp", "costvol", "losses", "metrics", "sampling", "pool3d", "detection")
-PRELOAD = ("torch", "scipy.ndimage", "scipy.special", "hypothesis.extra.numpy", "pytest_benchmark.plugin")
+PRELOAD = ("torch", "scipy.ndimage", "scipy.special", "hypothesis.extra.numpy")
 PYTEST = ["-qx", "-pno:cacheprovider", "-pno:xdist", "-otimeout=0", "-Wignore::pytest.PytestAssertRewriteWarning"]
 HEAD = """# Mutants
 

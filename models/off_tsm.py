@@ -1,0 +1,89 @@
+"""OFF on TSM: the OFF sub-network on the maps of a ResNet-50 with temporal shift (OFF20 §5.2, Kinetics)."""
+
+from motionspec.checks import count, positive
+from motionspec.models.off_tsn import Assembly, supervised
+from motionspec.models.resnet import ResNet
+from motionspec.models.table import Network, Stage
+
+__all__ = ["NETWORKS", "OFFTSM"]
+
+
+class OFFTSM(Assembly):
+    """TSM with OFF (OFF20 §5.2, Table 5): a ResNet with temporal shift, and the OFF sub-network on its maps.
+
+    Clip (N, 3, T, H, W) of T >= 2 frames (8 in the paper, so 7 pairs) -> scores (N, classes) before the softmax, of RGB
+    as `ResNet` expects it. The paper prints the result and its cost alone. Ours are:
+    - The OFF units are at the outputs of layer2, layer3, layer4, the maps of 28 x 28, 14 x 14, 7 x 7, as in OFF18 §4.1;
+      a ResNet has one output at each. The sub-network is that of `OFFNetwork`, and so are scheme, gradients, fusion,
+      spatial_dropout, the names of `parts` but for "steps" (N, T, classes) instead of "segments", and `groups`.
+    - The scores are summed, as OFF18 §4.3 sums them.
+    - All is trained at once, as the paper names one schedule and not two stages; `freeze=True` is stage two of OFF18.
+    - dropout, of all classifiers, is TSM's.
+    It costs 37.4 GFLOPs, a multiply-add counted once, 4.7 of them OFF. The paper prints 59.5, and for TSM 33, as here.
+
+    depth: 18, 34, 50, 101. width multiplies all channels, of which no map may have fewer than the 8 that TSM cuts.
+    Raises `OFFTSM: argument: expected ..., got ...`, TypeError or ValueError.
+    """
+
+    def __init__(
+        self,
+        classes: int = 400,
+        *,
+        depth: int = 50,
+        scheme: str = "paper",
+        gradients: str = "both",
+        dropout: float = 0.5,
+        spatial_dropout: float = 0.8,
+        freeze: bool = False,
+        fusion: tuple[float, float, float, float] = (1, 0, 0, 1),
+        width: float = 1.0,
+    ):
+        count("OFFTSM", "classes", classes)
+        positive("OFFTSM", "width", width)
+        backbone = ResNet(classes, depth=depth, shift=True, dropout=dropout, width=width)
+        super().__init__(
+            classes,
+            backbone=backbone,
+            taps={"28": ["layer2"], "14": ["layer3"], "7": ["layer4"]},
+            channels=backbone.channels,
+            scheme=scheme,
+            gradients=gradients,
+            dropout=dropout,
+            spatial_dropout=spatial_dropout,
+            freeze=freeze,
+            fusion=fusion,
+            width=width,
+        )
+
+
+_OURS = "OFF18 §4.1, Fig. 4, on ResNet-50: 8 frames, 7 pairs"
+_HE = "He et al. 2016, Table 1"
+NETWORKS = (
+    Network(
+        name="off-tsm",
+        source="OFF20 §5.2, Table 5",
+        build=OFFTSM,
+        input=(3, 8, 224, 224),
+        small={"classes": 4, "depth": 18, "width": 1 / 8},
+        small_input=(3, 3, 40, 34),
+        reference="off_tsm.off_tsm",
+        variants=(
+            {"depth": 50, "scheme": "released", "fusion": (1, 0.5, -1, 2)},
+            {"gradients": "temporal"},
+        ),
+        stages=(
+            Stage(module="backbone.layer2", shape=(512, 28, 28), source=_HE),
+            Stage(module="backbone.layer3", shape=(1024, 14, 14), source=_HE),
+            Stage(module="backbone.layer4", shape=(2048, 7, 7), source=_HE),
+            Stage(module="backbone.fc", shape=(8, 400), source="OFF20 §5.2: 400 classes"),
+            Stage(module="off.28.unit", shape=(384, 7, 28, 28), source=_OURS),
+            Stage(module="off.28.blocks", shape=(256, 14, 14), source=_OURS),
+            Stage(module="off.14.unit", shape=(384, 7, 14, 14), source=_OURS),
+            Stage(module="off.14.blocks", shape=(512, 7, 7), source=_OURS),
+            Stage(module="off.7.unit", shape=(384, 7, 7, 7), source=_OURS),
+            Stage(module="off.7.blocks", shape=(1024, 7, 7), source=_OURS),
+            Stage(module="off.7.fc", shape=(400,), source=_OURS),
+        ),
+        loss=supervised,
+    ),
+)
