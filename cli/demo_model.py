@@ -44,7 +44,6 @@ def run_network(
     except OSError as error:
         raise CannotRun(f"--weights {weights}: {error.strerror or error}") from error
     _, T, H, W = row.input
-    T = getattr(network, "frames", T)  # one that takes snippets of a length of its own says so
     images = read_clip(video, T, lambda done, total: progress(f"decoding {Path(video).name}", done, total))
     clip = clip_of(images, row.frames, H, W).to(device)
     progress(name, 0, None)

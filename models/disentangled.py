@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from motionspec.checks import choice, count, message, positive, radii
 from motionspec.models.bn_inception import BNInception
 from motionspec.models.layers import DisplacementMap, WarpedDifference
-from motionspec.models.table import Network, Stage
+from motionspec.models.table import CAFFE, Network, Stage
 from motionspec.models.weights import mean_over_colours
 from motionspec.ops import costvol, losses, pool3d, tvl1
 from motionspec.ops.checks import given
@@ -240,6 +240,7 @@ NETWORKS = (
         name="disentangled",
         source="DC18 §3",
         build=Disentangled,
+        frames=CAFFE,
         input=(3, 8, 224, 224),
         small={"classes": 3, "width": 1 / 8, "frames": 3, "radius": 2},
         small_input=(3, 3, 24, 19),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from motionspec.checks import choice, count, message, positive
 from motionspec.models.bn_inception import MODALITIES, TSN
 from motionspec.models.layers import OFF
-from motionspec.models.table import Network, Stage
+from motionspec.models.table import CAFFE, Network, Stage
 from motionspec.ops import losses, off
 
 __all__ = ["GRADIENTS", "NETWORKS", "Assembly", "OFFNetwork"]
@@ -318,6 +318,7 @@ NETWORKS = (
         name="off-tsn",
         source="OFF18 §4, OFF20 §4",
         build=OFFNetwork,
+        frames=CAFFE,
         input=(3, 7, 224, 224),
         small={"classes": 4, "width": 1 / 8},
         small_input=(3, 3, 41, 33),

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from motionspec.ops import losses
 
-__all__ = ["CAFFE", "STEMS", "TORCHVISION", "Frames", "Network", "Stage", "networks", "operations"]
+__all__ = ["CAFFE", "STEMS", "TORCHVISION", "UNIT", "Frames", "Network", "Stage", "networks", "operations"]
 
 STEMS = (
     "bn_inception",
@@ -54,6 +54,7 @@ class Frames:
 
 CAFFE = Frames(order=(2, 1, 0), mean=(104, 117, 123))
 TORCHVISION = Frames(mean=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375))
+UNIT = Frames(scale=(255, 255, 255))
 
 
 def classification(network: nn.Module, clip: Tensor) -> Tensor:

@@ -119,5 +119,5 @@ def test_each_network_on_a_real_clip(realdata, tmp_path, capsys, no_operators, n
     if networks()[name].input[0] != 3:
         pytest.skip(f"{name} takes other than RGB frames")
     clip = realdata / "ucf101/UCF-101/Biking/v_Biking_g06_c03.avi"
-    status, out, err = run(capsys, "--model", name, clip, "-o", tmp_path)
+    status, out, err = run(capsys, "--model", name, "--set", "width=0.125", clip, "-o", tmp_path)
     assert (status, err) == (0, "") and f"{name} [" in out
