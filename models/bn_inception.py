@@ -190,7 +190,21 @@ class TSN(nn.Module):
 
     def parts(self, clip: Tensor) -> dict[str, Tensor]:
         """ "segments": the scores of each segment (N, T, classes); "scores": their mean."""
-        return self.head(self.backbone(self._frames(clip)).unflatten(0, (-1, clip.shape[2])).transpose(1, 2))
+        frames = self.frame_wise(clip)
+        return self.together(frames, self.pair_wise(frames))
+
+    # For `motionspec.models.inference.Streaming`.
+    streams = True
+
+    def frame_wise(self, clip: Tensor) -> dict[str, Tensor]:
+        features = self.backbone(self._frames(clip)).unflatten(0, (-1, clip.shape[2])).transpose(1, 2)
+        return {"segments": self.head(features)["segments"]}
+
+    def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+    def together(self, frames: dict[str, Tensor], pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**frames, "scores": losses.consensus(frames["segments"])}
 
     def _frames(self, clip: Tensor) -> Tensor:
         given("TSN", "auto", clip=(clip, f"N {self.backbone.in_channels} T H W"))

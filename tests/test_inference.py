@@ -63,6 +63,7 @@ class Tiny(torch.nn.Module):
         return self.fc(self.off(torch.relu(self.bn(self.conv(clip)))).mean((2, 3, 4)))
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # of torch about itself
 @pytest.mark.parametrize("mode", ["batch", "latency"])
 def test_compiled_agrees_too(mode):
     torch.manual_seed(0)
@@ -93,7 +94,6 @@ def test_bad_arguments_are_refused():
 
 STREAMS = [
     ("tsn", {}),
-    ("resnet", {}),
     ("off-tsn", {}),
     ("off-tsn", {"scheme": "released", "fusion": (1, 0.5, -1, 2)}),
     ("off-tsn", {"gradients": "none"}),
@@ -136,7 +136,7 @@ def test_each_frame_is_looked_at_once():
     assert sum(frames) == 5
 
 
-@pytest.mark.parametrize("name", ["off-tsm", "off-dncnn"])
+@pytest.mark.parametrize("name", ["resnet", "off-tsm", "off-dncnn"])
 def test_a_network_that_cannot_stream_says_why(name):
     with pytest.raises(ValueError, match=r"^Streaming: network: expected .+, got .+"):
         Streaming(small(name), 3)
