@@ -10,7 +10,7 @@ from motionspec.cli.main import main, markdown_index
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", README, re.S)
-SIDE_BY_SIDE, MINE, SUITE = (text for language, text in BLOCKS if language == "python")
+SIDE_BY_SIDE, NETWORK, MINE, SUITE = (text for language, text in BLOCKS if language == "python")
 
 
 def test_readme_is_at_most_150_lines():
@@ -27,6 +27,14 @@ def test_example_of_spec_and_operator(capsys):
     assert len(SIDE_BY_SIDE.splitlines()) <= 12
     exec(SIDE_BY_SIDE, {})
     assert float(capsys.readouterr().out) < 1e-14
+
+
+def test_example_of_a_network():
+    pytest.importorskip("torch")
+    namespace: dict = {}
+    exec(NETWORK, namespace)
+    parts = namespace["parts"]
+    assert parts["scores"].shape == (1, 101) and {"scores28", "scores14", "scores7", "off7"} <= parts.keys()
 
 
 def test_example_of_checking_one_s_own(tmp_path, monkeypatch, capsys):
