@@ -4,7 +4,7 @@ import base64
 import os
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -177,12 +177,16 @@ ARGUMENTS = frozenset(
 
 
 def shown_equations() -> list[Equation]:
-    """The equations whose every argument a scene can give; optional ones are left to their defaults."""
+    """The equations whose every argument a scene can give; optional ones are left to their defaults.
+
+    Without the layers of networks: they have no motion to show.
+    """
 
     def names(row: Equation) -> set[str]:
         return set(row.inputs(lambda name, shape, kind: np.zeros(shape), **dict.fromkeys(row.dims, 2)))
 
-    return [row for row in EQUATIONS.values() if names(row) - {*row.keyword} <= ARGUMENTS]
+    rows = [row for row in EQUATIONS.values() if not row.id.startswith("layers.")]
+    return [row for row in rows if names(row) - {*row.keyword} <= ARGUMENTS]
 
 
 class Inputs:
@@ -389,8 +393,23 @@ def wheel() -> np.ndarray:
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
-def demo(inputs: Sequence[str], flow: str | None, output: str, pairs: int, device: str, progress: Progress) -> int:
+def demo(
+    inputs: Sequence[str],
+    flow: str | None,
+    output: str,
+    pairs: int,
+    device: str,
+    progress: Progress,
+    *,
+    model: str | None = None,
+    weights: str | None = None,
+    options: Mapping[str, str] | None = None,
+) -> int:
     """Run it all, print the table, write `output`/report.html. Returns 0 when all agree, 1 when not."""
+    if model is None and (weights or options):
+        raise CannotRun("--weights and --set belong to a network: --model NAME")
+    if model is not None and len(inputs) != 1:
+        raise CannotRun(f"--model takes one video, got {len(inputs)} files")
     try:
         import cv2
         import jinja2
@@ -409,6 +428,11 @@ def demo(inputs: Sequence[str], flow: str | None, output: str, pairs: int, devic
         raise CannotRun(f"-o {output}: {error.strerror}") from error
     try:
         found = scenes(inputs, flow, pairs, progress)
+        network = None
+        if model is not None:
+            from motionspec.cli.demo_model import run_network
+
+            network = run_network(model, inputs[0], weights, options or {}, device, progress)
     except ValueError as error:  # MediaError is one too
         raise CannotRun(str(error)) from error
 
@@ -434,7 +458,13 @@ def demo(inputs: Sequence[str], flow: str | None, output: str, pairs: int, devic
         Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     )
     html = template.render(
-        scenes=shown, environment=environment, number=number, used=used, settings=settings, sources=EQUATIONS
+        scenes=shown,
+        network=network,
+        environment=environment,
+        number=number,
+        used=used,
+        settings=settings,
+        sources=EQUATIONS,
     )
     path = folder / "report.html"
     part = folder / "report.html.part"  # renamed when complete: no half-written report
@@ -442,6 +472,8 @@ def demo(inputs: Sequence[str], flow: str | None, output: str, pairs: int, devic
     os.replace(part, path)
     for one in shown:
         print(text_report(one))
+    if network is not None:
+        print("\n".join([*network.text, ""]))
     print(environment)
     print(f"report: {path.resolve()}")
     return 0 if all(result.verdict.ok for one in shown for result in one.results) else 1

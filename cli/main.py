@@ -15,6 +15,7 @@ import motionspec
 from motionspec.cli.cases import DTYPES
 from motionspec.cli.check import Verdict, judge
 from motionspec.cli.inventory import ROOT, find, planned
+from motionspec.cli.networks import details, listing
 from motionspec.cli.results import judge_results
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.text import report, settings, table
@@ -61,6 +62,13 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("show", help="one equation: definition, conventions, deviations, where everything stands")
     one.add_argument("id", metavar="ID", help="an equation such as warp.bilinear")
     one.set_defaults(run=show)
+
+    one = commands.add_parser(
+        "models", help="the networks of the papers: parameters, FLOPs, input; one with its stages"
+    )
+    one.add_argument("name", nargs="?", metavar="NAME", help="a network such as tsn: its arguments and stage table")
+    one.add_argument("--markdown", action="store_true", help="the list as a Markdown table")
+    one.set_defaults(run=show_networks)
 
     one = commands.add_parser(
         "check",
@@ -152,6 +160,13 @@ def _parser() -> argparse.ArgumentParser:
         "--pairs", type=_positive(int), default=3, metavar="K", help="frame pairs taken from a video (default: 3)"
     )
     one.add_argument("--device", default="cpu", help="torch device of the operators (default: cpu)")
+    one.add_argument(
+        "--model", metavar="NAME", help="also run this network of `motionspec models` on frames in a row of the video"
+    )
+    one.add_argument("--weights", metavar="FILE", help="its weights, .safetensors or a state_dict (default: random)")
+    one.add_argument(
+        "--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of it, such as classes=51"
+    )
     one.set_defaults(run=run_demo)
     return parser
 
@@ -256,6 +271,14 @@ def show(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def show_networks(arguments: argparse.Namespace) -> int:
+    """`motionspec models`."""
+    if arguments.name is not None and arguments.markdown:
+        raise CannotRun("--markdown is for the list: motionspec models --markdown")
+    print(listing(arguments.markdown) if arguments.name is None else details(arguments.name))
+    return 0
+
+
 # -- check -------------------------------------------------------------------------------------------------------------
 
 
@@ -294,7 +317,7 @@ def check(arguments: argparse.Namespace) -> int:
     if arguments.json is not None and (Path(arguments.json).is_dir() or not Path(arguments.json).parent.is_dir()):
         raise CannotRun(f"--json {arguments.json}: expected the name of a file in a folder that exists")
     variant: dict[str, str] = {}
-    for key, value in map(_key_value, arguments.variant):
+    for key, value in (_key_value("--variant", text, "outside=blend") for text in arguments.variant):
         if variant.setdefault(key, value) != value:
             raise CannotRun(f"--variant {key}: {variant[key]} or {value}? Choose one, or leave it out to judge all")
     if arguments.vectors_result is not None:
@@ -382,15 +405,25 @@ def run_demo(arguments: argparse.Namespace) -> int:
 
     progress = Progress()
     try:
-        return demo(arguments.files, arguments.flow, arguments.output, arguments.pairs, arguments.device, progress)
+        return demo(
+            arguments.files,
+            arguments.flow,
+            arguments.output,
+            arguments.pairs,
+            arguments.device,
+            progress,
+            model=arguments.model,
+            weights=arguments.weights,
+            options=dict(_key_value("--set", text, "classes=51") for text in arguments.set),
+        )
     finally:
         progress.clear()
 
 
-def _key_value(text: str) -> tuple[str, str]:
+def _key_value(option: str, text: str, example: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not key or not equals:
-        raise CannotRun(f"--variant {text}: expected KEY=VALUE, as in outside=blend")
+        raise CannotRun(f"{option} {text}: expected KEY=VALUE, as in {example}")
     return key, value
 
 

@@ -77,17 +77,35 @@ def read_pairs(video_path: str | os.PathLike[str], count: int = 3, progress: Pro
         raise MediaError(f"the number of frame pairs must be at least 1; got {count}")
     _check_file(video_path)
     wanted = choose_pairs(n := _count_frames(video_path, progress), count)
-    needed = {i for first in wanted for i in (first, first + 1)}
+    frames = _decode(video_path, {i for first in wanted for i in (first, first + 1)}, n, progress)
+    return [Pair(i, frames[i], frames[i + 1]) for i in wanted]
+
+
+def read_clip(video_path: str | os.PathLike[str], length: int, progress: Progress | None = None) -> list[Image]:
+    """`length` frames in a row from the middle of a video, frame (n - length) // 2 of n the first; as `read_pairs`.
+
+    Raises MediaError as that does, and where the video is shorter.
+    """
+    _check_file(video_path)
+    n = _count_frames(video_path, progress)
+    if n < length:
+        raise MediaError(f"{video_path}: only {n} frames decode and {length} are needed; give a longer clip")
+    first = (n - length) // 2
+    return [*_decode(video_path, set(range(first, first + length)), n, progress).values()]
+
+
+def _decode(path: str | os.PathLike[str], wanted: set[int], n: int, progress: Progress | None) -> dict[int, Image]:
+    """The frames of these numbers; the second pass over a file of n frames."""
     frames: dict[int, Image] = {}
-    with _opened(video_path) as capture:
-        for i in range(last := wanted[-1] + 2):
+    with _opened(path) as capture:
+        for i in range(last := max(wanted) + 1):
             if not capture.grab():
-                raise MediaError(f"{video_path}: frame {i} decodes once but not twice; is the file being written?")
-            if i in needed:
-                frames[i] = _frame(video_path, capture, i)
+                raise MediaError(f"{path}: frame {i} decodes once but not twice; is the file being written?")
+            if i in wanted:
+                frames[i] = _frame(path, capture, i)
             if progress and ((n + i + 1) % _REPORT_EVERY == 0 or i + 1 == last):
                 progress(n + i + 1, n + last)
-    return [Pair(i, frames[i], frames[i + 1]) for i in wanted]
+    return frames
 
 
 def choose_pairs(n: int, count: int) -> list[int]:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from motionspec.checks import choice, count, message, positive
-from motionspec.models.table import Network, Stage
+from motionspec.models.table import CAFFE, Network, Stage
 from motionspec.ops import losses
 from motionspec.ops.checks import given
 
@@ -190,7 +190,20 @@ class TSN(nn.Module):
 
     def parts(self, clip: Tensor) -> dict[str, Tensor]:
         """ "segments": the scores of each segment (N, T, classes); "scores": their mean."""
-        return self.head(_clips(self.backbone(self._frames(clip)), clip))
+        frames = self.frame_wise(clip)
+        return self.together(frames, self.pair_wise(frames))
+
+    # For `motionspec.models.inference.Streaming`.
+    streams = True
+
+    def frame_wise(self, clip: Tensor) -> dict[str, Tensor]:
+        return {"segments": self.head(_clips(self.backbone(self._frames(clip)), clip))["segments"]}
+
+    def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+    def together(self, frames: dict[str, Tensor], pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**frames, "scores": losses.consensus(frames["segments"])}
 
     def _frames(self, clip: Tensor) -> Tensor:
         given("TSN", "auto", clip=(clip, f"N {self.backbone.in_channels} T H W"))
@@ -229,6 +242,7 @@ NETWORKS = (
         name="tsn",
         source="OFF18 §4.1",
         build=TSN,
+        frames=CAFFE,
         input=(3, 7, 224, 224),
         small={"classes": 4, "width": 1 / 8},
         small_input=(3, 2, 37, 30),

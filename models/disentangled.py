@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from motionspec.checks import choice, count, message, positive, radii
 from motionspec.models.bn_inception import BNInception
 from motionspec.models.layers import DisplacementMap, WarpedDifference
-from motionspec.models.table import Network, Stage
+from motionspec.models.table import CAFFE, Network, Stage
 from motionspec.models.weights import mean_over_colours
 from motionspec.ops import costvol, losses, pool3d, tvl1
 from motionspec.ops.checks import given
@@ -141,15 +141,27 @@ class Disentangled(nn.Module):
             raise ValueError(message("Disentangled", "clip", "H and W of at least 7", tuple(clip.shape)))
         snippets = T // self.frames
         rgb = clip.unflatten(2, (snippets, self.frames)).transpose(1, 2).flatten(0, 1)
-        low = _each_frame(self.conv1, rgb)
+        frames = self.frame_wise(rgb)
+        parts = self.together(frames, self.pair_wise(frames))
+        parts = {key: part.unflatten(0, (N, snippets)) for key, part in parts.items()}
+        return {
+            key: part.transpose(1, 2).flatten(2, 3) if part.ndim == 6 else losses.consensus(part)
+            for key, part in parts.items()
+        }
 
-        maps, features = {}, {}
-        if "static" in self.branches:
-            features["static"] = self._static(low)
+    # For `motionspec.models.inference.Streaming`: of one snippet.
+    streams = True
+
+    def frame_wise(self, rgb: Tensor) -> dict[str, Tensor]:
+        """Snippets (N, 3, T, H, W) and their shared maps (N, C, T, h, w)."""
+        return {"rgb": rgb, "low": _each_frame(self.conv1, rgb)}
+
+    def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The maps of the pairs of these, as `parts` names them."""
+        rgb, low = frames["rgb"], frames["low"]
+        maps = {}
         if self.moves:
             maps["displacement"] = self._flow(rgb, low)
-        if "motion" in self.branches:
-            features["motion"] = self.motion(_stacked(maps["displacement"]))
         if "change" in self.branches:
             # conv1's windows are centred on every stride-th pixel, so these are the frames on the grid of its map.
             of = low if self.difference == "feature" else rgb[..., :: self.stride, :: self.stride]
@@ -157,14 +169,19 @@ class Disentangled(nn.Module):
                 maps["warped difference"] = self.warped_difference(of, maps["displacement"])
             else:
                 maps["difference"] = of[:, :, 1:] - of[:, :, :-1]
-            features["change"] = self.change(_stacked([*maps.values()][-1]))
+        return maps
 
-        scores = {
-            branch: losses.consensus(self.fc[branch](self.dropout(x.mean((2, 3)))).unflatten(0, (N, snippets)))
-            for branch, x in features.items()
-        }
-        maps = {key: x.unflatten(0, (N, snippets)).transpose(1, 2).flatten(2, 3) for key, x in maps.items()}
-        return {**maps, **scores, "scores": losses.consensus(torch.stack([*scores.values()], 1))}
+    def together(self, frames: dict[str, Tensor], pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The scores of the branches and their mean, of each snippet; and the maps."""
+        features = {}
+        if "static" in self.branches:
+            features["static"] = self._static(frames["low"])
+        if "motion" in self.branches:
+            features["motion"] = self.motion(_stacked(pairs["displacement"]))
+        if "change" in self.branches:
+            features["change"] = self.change(_stacked([*pairs.values()][-1]))
+        scores = {branch: self.fc[branch](self.dropout(x.mean((2, 3)))) for branch, x in features.items()}
+        return {**pairs, **scores, "scores": losses.consensus(torch.stack([*scores.values()], 1))}
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.parts(clip)["scores"]
@@ -244,6 +261,7 @@ NETWORKS = (
         name="disentangled",
         source="DC18 §3",
         build=Disentangled,
+        frames=CAFFE,
         input=(3, 8, 224, 224),
         small={"classes": 3, "width": 1 / 8, "frames": 3, "radius": 2},
         small_input=(3, 3, 24, 19),

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from motionspec.checks import count, message, positive
 from motionspec.models.layers import OFF
-from motionspec.models.table import Network, Stage
+from motionspec.models.table import UNIT, Network, Stage
 from motionspec.ops.checks import given
 
 __all__ = ["NETWORKS", "DnCNN"]
@@ -91,6 +91,7 @@ NETWORKS = (
         name="off-dncnn",
         source="OFF20 §7",
         build=DnCNN,
+        frames=UNIT,
         input=(3, 3, 256, 448),
         small={"width": 1 / 4, "rest": 5},  # all 17 learn too slowly for a test
         small_input=(3, 3, 13, 10),

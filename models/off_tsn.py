@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from motionspec.checks import choice, count, message, positive
 from motionspec.models.bn_inception import MODALITIES, TSN
 from motionspec.models.layers import OFF
-from motionspec.models.table import Network, Stage
+from motionspec.models.table import CAFFE, Network, Stage
 from motionspec.ops import losses, off
 
 __all__ = ["GRADIENTS", "NETWORKS", "Assembly", "OFFNetwork"]
@@ -59,6 +59,7 @@ class Assembly(nn.Module):
             raise ValueError(message(name, "fusion", expected, fusion))
         self.scheme, self.gradients, self.freeze, self.fusion = scheme, gradients, freeze, fusion
         self.backbone, self.first, self.last = backbone.requires_grad_(not freeze), taps["28"][0], taps["7"][-1]
+        self.tapped = [tap for key in _LEVELS for tap in taps[key]]
         self.off = nn.ModuleDict()
         lower = 0
         for key in _LEVELS:
@@ -79,19 +80,46 @@ class Assembly(nn.Module):
 
     def parts(self, clip: Tensor) -> dict[str, Tensor]:
         """All predictions, and the OFF of each level: see `OFFNetwork`."""
+        frames = self.frame_wise(clip)
+        return self.together(frames, self.pair_wise(frames))
+
+    # For `motionspec.models.inference.Streaming`, where the maps of a frame depend on that frame alone.
+    streams = False
+
+    def frame_wise(self, clip: Tensor) -> dict[str, Tensor]:
+        """The maps that the OFF units take, and the backbone's scores of each frame."""
         maps = self.backbone.taps(clip)
-        T, least = clip.shape[2], 1 if self.gradients == "none" else 2
-        if least > T:
-            raise ValueError(message(type(self).__name__, "clip", f"at least T={least} frames", f"T={T}"))
         if self.scheme == "released" and min(maps[self.first].shape[-2:]) < 3:
             expected = "H and W so large that level 28, which scheme 'released' pools, has sides of at least 3"
             raise ValueError(message(type(self).__name__, "clip", expected, tuple(clip.shape)))
-        parts = self.backbone.head(maps[self.last])
-        parts["backbone"] = parts.pop("scores")
+        head = self.backbone.head(maps[self.last])
+        del head["scores"]
+        frames = {tap: maps[tap] for tap in self.tapped} | head
+        return frames | self._levels(frames) if self.gradients == "none" else frames
+
+    def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What each level predicts of each pair."""
+        T = frames[self.last].shape[2]
+        if self.gradients == "none":
+            return {}
+        if T < 2:
+            raise ValueError(message(type(self).__name__, "clip", "at least T=2 frames", f"T={T}"))
+        return self._levels(frames)
+
+    def _levels(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = {}
         lower = None
         for level in self.off.values():
-            lower, found = level(maps, lower)
-            parts |= found
+            lower, of_level = level(maps, lower)
+            found |= of_level
+        return found
+
+    def together(self, frames: dict[str, Tensor], pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Means over the frames and pairs, and their sum."""
+        parts = {key: part for key, part in (frames | pairs).items() if key not in self.tapped}
+        parts["backbone"] = losses.consensus(parts["segments" if "segments" in parts else "steps"])
+        for key in self.off:
+            parts[f"scores{key}"] = losses.consensus(parts[f"pairs{key}"])
         fused = zip(self.fusion, ("backbone", "scores28", "scores14", "scores7"), strict=True)
         return parts | {"scores": torch.stack([w * parts[part] for w, part in fused if w]).sum(0)}
 
@@ -149,7 +177,7 @@ class _Level(nn.Module):
         mean = (F.max_pool2d(x, 3, 2, ceil_mode=True) if self.pooled else x).mean((2, 3))
         scores = self.fc(self.dropout(mean)).unflatten(0, (N, pairs))
         parts = {f"off{self.key}": features} if isinstance(self.unit, _Paper | _Released) else {}
-        return x, parts | {f"pairs{self.key}": scores, f"scores{self.key}": losses.consensus(scores)}
+        return x, parts | {f"pairs{self.key}": scores}
 
 
 class _Block(nn.Module):
@@ -270,6 +298,8 @@ class OFFNetwork(Assembly):
     Raises `OFFNetwork: argument: expected ..., got ...`, TypeError or ValueError.
     """
 
+    streams = True
+
     def __init__(
         self,
         classes: int = 101,
@@ -321,6 +351,7 @@ NETWORKS = (
         name="off-tsn",
         source="OFF18 §4, OFF20 §4",
         build=OFFNetwork,
+        frames=CAFFE,
         input=(3, 7, 224, 224),
         small={"classes": 4, "width": 1 / 8},
         small_input=(3, 3, 41, 33),

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from motionspec.ops import losses
 
-__all__ = ["STEMS", "Network", "Stage", "networks"]
+__all__ = ["CAFFE", "STEMS", "TORCHVISION", "UNIT", "Frames", "Network", "Stage", "networks", "operations"]
 
 STEMS = (
     "bn_inception",
@@ -38,6 +39,24 @@ class Stage:
     source: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class Frames:
+    """What the published weights of a network take a frame as: RGB in [0, 255] in this order, less mean, over scale."""
+
+    order: tuple[int, ...] = (0, 1, 2)
+    mean: tuple[float, ...] = (0, 0, 0)
+    scale: tuple[float, ...] = (1, 1, 1)
+
+    def __str__(self) -> str:
+        order = "".join("RGB"[k] for k in self.order)
+        return f"{order} in [0, 255] less {self.mean} over {self.scale}"
+
+
+CAFFE = Frames(order=(2, 1, 0), mean=(104, 117, 123))
+TORCHVISION = Frames(mean=(123.675, 116.28, 103.53), scale=(58.395, 57.12, 57.375))
+UNIT = Frames(scale=(255, 255, 255))
+
+
 def classification(network: nn.Module, clip: Tensor) -> Tensor:
     """What most networks learn: sample k is of class k."""
     scores = network(clip)
@@ -55,7 +74,7 @@ class Network:
     parameter for; it gives what `parts` gives. A variant is arguments to put on `small` that change what is computed
     and, where the clip must differ too, its (C, T, H, W) under "input". exempt are regular expressions of the
     parameters that may have no gradient in training, such as biases before a batch norm. loss is what a few samples
-    are learned by: loss(network, clip).
+    are learned by: loss(network, clip). frames is what the values of a clip should be where they are RGB.
     """
 
     name: str
@@ -70,6 +89,7 @@ class Network:
     variants: tuple[Mapping[str, Any], ...] = ()
     exempt: tuple[str, ...] = ()
     loss: Callable[[nn.Module, Tensor], Tensor] = classification
+    frames: Frames = TORCHVISION
 
     def cases(self) -> list[tuple[dict[str, Any], tuple[int, int, int, int]]]:
         """Arguments and clip shape of the small network and of each variant of it."""
@@ -79,6 +99,20 @@ class Network:
             shape = arguments.pop("input", self.small_input)
             cases.append((arguments, shape))
         return cases
+
+    def cost(self) -> tuple[int, int]:
+        """Parameters of the full size, and `operations` of one clip; takes neither memory nor a device."""
+        with torch.device("meta"):
+            network = self.build(**self.arguments).eval()
+            clip = torch.empty(1, *self.input)
+        return sum(p.numel() for p in network.parameters()), operations(network, clip)
+
+
+def operations(network: nn.Module, clip: Tensor) -> int:
+    """Floating-point operations of a forward's convolutions and matrix products, a multiply-add as two (torch's)."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(clip)
+    return counter.get_total_flops()
 
 
 def networks() -> dict[str, Network]:

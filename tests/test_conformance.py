@@ -1297,7 +1297,8 @@ def test_without_torch_the_oracle_the_lists_and_numpy_callables_work(strange, ho
     for words in (["list"], ["show", "warp.bilinear"], ["check", CROSS, "--impl", "strange.py:listed", "--cases", "3"]):
         status, _, err = run(*words)
         assert (status, err) == (0, ""), words
-    for words in (["check", "warp.bilinear"], ["check", CROSS, "--impl", "strange.py:listed", "--framework", "torch"]):
+    needy = ["check", CROSS, "--impl", "strange.py:listed", "--framework", "torch"]
+    for words in (["check", "warp.bilinear"], needy, ["models"]):
         assert "pip install 'motionspec[torch]'" in one_line(run(*words))
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motionspec.cli.media import MediaError, choose_pairs, read_image, read_pairs
+from motionspec.cli.media import MediaError, choose_pairs, read_clip, read_image, read_pairs
 
 cv2 = pytest.importorskip("cv2")
 
@@ -64,6 +64,13 @@ def test_pairs_of_a_clip(tmp_path, name):
         assert p.first[..., 0].mean() > 4 * p.first[..., 2].mean()  # red, and not blue: RGB
     everything = read_pairs(str(path), count=100)
     assert [(number(p.first), number(p.second)) for p in everything] == [(i, i + 1) for i in range(29)]
+
+
+def test_a_clip_is_from_the_middle(tmp_path):
+    path = video(tmp_path / "x.avi", 30)
+    for length, first in ((1, 14), (7, 11), (30, 0)):
+        assert [number(frame) for frame in read_clip(path, length)] == list(range(first, first + length))
+    refuses(lambda path: read_clip(path, 31), path, "only 30 frames decode and 31 are needed; give a longer clip")
 
 
 def test_two_frames_are_one_pair(tmp_path):

@@ -1,0 +1,88 @@
+"""`motionspec models`: the networks of the papers, from their table."""
+
+import difflib
+import inspect
+from typing import TYPE_CHECKING, Any
+
+from motionspec.cli.runner import CannotRun
+from motionspec.cli.text import table
+
+if TYPE_CHECKING:  # the command starts without torch
+    from motionspec.models.table import Network
+
+COUNTED = (
+    "Parameters at full size; floating-point operations of the convolutions and matrix products\n"
+    "for one clip (C, T, H, W), a multiply-add as two."
+)
+
+
+def known() -> "dict[str, Network]":
+    """Every network by name. Raises CannotRun without torch."""
+    try:
+        from motionspec.models.table import networks
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise CannotRun(str(error)) from error
+    return networks()
+
+
+def find(name: str) -> "Network":
+    """The network of that name. Raises CannotRun with one line where there is none."""
+    rows = known()
+    if name in rows:
+        return rows[name]
+    near = difflib.get_close_matches(name, rows, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise CannotRun(f"no network {name!r}.{hint} `motionspec models` shows all")
+
+
+def sides(shape: tuple[int, ...]) -> str:
+    """Like 3 x 7 x 224 x 224."""
+    return " x ".join(map(str, shape))
+
+
+def listing(markdown: bool) -> str:
+    """All networks: source, parameters, operations, input."""
+    rows = []
+    for row in known().values():
+        parameters, operations = row.cost()
+        rows.append([row.name, row.source, f"{parameters / 1e6:.1f} M", f"{operations / 1e9:.1f} G", sides(row.input)])
+    header = ["name", "source", "parameters", "FLOPs", "input"]
+    if markdown:
+        lines = [header, ["---"] * 5, *([f"`{name}`", *cells] for name, *cells in rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{table(header, rows, right=header[2:4])}\n\n{COUNTED}"
+
+
+def details(name: str) -> str:
+    """One network: what it says, its arguments and its stage table."""
+    row = find(name)
+    lines = []
+    for argument, default in _arguments(row.build).items():
+        own = f", here {row.arguments[argument]!r}" if argument in row.arguments else ""
+        lines.append(f"  {argument}" + ("" if default is inspect.Parameter.empty else f" = {default!r}") + own)
+    stages = [(stage.module, sides(stage.shape), stage.source) for stage in row.stages]
+    return "\n".join(
+        [
+            f"{name}   [{row.source}]\n",
+            inspect.getdoc(row.build) or "",
+            f"\narguments of {row.build.__module__}.{row.build.__qualname__} and their defaults:",
+            *lines,
+            f"\nstages for a clip {sides(row.input)}, of one sample:",
+            table(("module", "shape", "source"), stages),
+        ]
+    )
+
+
+def _arguments(build: Any) -> dict[str, Any]:
+    """Argument -> default; those that a class hands on to its base included."""
+    found: dict[str, Any] = {}
+    for function in getattr(build, "__mro__", (build,)):
+        parameters = inspect.signature(function).parameters.values()
+        for p in parameters:
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+                found.setdefault(p.name, p.default)
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            break
+    return found
