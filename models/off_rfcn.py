@@ -24,8 +24,9 @@ class RFCN(nn.Module):
 
     Clip (N, 3, T, H, W), T >= 2 -> the maps that detection needs, of each frame but the last, side by side: (N, C, T-1,
     H/16, W/16), rounded up. `split` takes them apart, `detections` makes boxes of them, `detect` does both. The frames
-    are resized so that the shorter side is 600, the longer at most 1000 (FGFA); torchvision's weights expect RGB in
-    [0, 1] less (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225). How far apart frames are the clip decides.
+    are resized so that the shorter side is 600, the longer at most 1000 (FGFA); torchvision's weights, which
+    `weights.load` puts into `backbone`, expect RGB in [0, 1] less (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225).
+    How far apart frames are the clip decides.
 
     The last map of the ResNet is reduced by a 3 x 3 to 1024-d. OFF of frames t and t+1 on it, beside frame t's map
     itself, goes through residual blocks, whose result takes the map's place: its first 512 channels go to the region
@@ -111,32 +112,49 @@ class RFCN(nn.Module):
         the background, then of each class; "box_maps": k^2 of each of four numbers, as `ops.detection.ps_roi_pool` and
         `decode_boxes` take them; "scores": the last four on channels, in this order.
         """
+        frames = self.frame_wise(clip)
+        if self.scales != "none" and clip.shape[2] < 2:
+            raise ValueError(message("RFCN", "clip", "at least T=2 frames", f"T={clip.shape[2]}"))
+        return self.together(frames, self.pair_wise(frames))
+
+    # For `motionspec.models.inference.Streaming`.
+    streams = True
+
+    def frame_wise(self, clip: Tensor) -> dict[str, Tensor]:
+        """What of a clip belongs to its frames: the maps that OFF takes, or where there is none all maps."""
         given("RFCN", "auto", clip=(clip, "N 3 T H W"))
-        T = clip.shape[2]
-        if self.scales != "none" and T < 2:
-            raise ValueError(message("RFCN", "clip", "at least T=2 frames", f"T={T}"))
-        x = clip
+        frames, x = {}, clip
         for block in range(1, 6):
             x = self.backbone.block(block, x)
-            if block == 3:
-                middle = x
+            if block == 3 and self.scales == "multi":
+                frames["512"] = x
         x = F.relu(self.reduce(_frames(x)))
-        parts = {}
         if self.scales == "none":
-            frames = T
-        else:
-            frames, whole = T - 1, _clip(x, T)
-            parts = {"off512": self.off512(middle)} if self.scales == "multi" else {}
-            parts["off1024"] = self.off1024(whole)
-            sides = [_frames(whole[:, :, :-1]), _frames(parts["off1024"])]
-            if self.scales == "multi":
-                sides.append(self.refine512(_frames(parts["off512"])))
-            x = self.refine1024(torch.cat(sides, 1))
+            return {"scores": _clip(self._heads(x), clip.shape[2])}
+        return frames | {"1024": _clip(x, clip.shape[2])}
+
+    def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
+        """What belongs to the pairs of these: OFF, and all maps, "scores"."""
+        if self.scales == "none":
+            return {}
+        pairs = {"off1024": self.off1024(frames["1024"])}
+        sides = [_frames(frames["1024"][:, :, :-1]), _frames(pairs["off1024"])]
+        if self.scales == "multi":
+            pairs["off512"] = self.off512(frames["512"])
+            sides.append(self.refine512(_frames(pairs["off512"])))
+        maps = self._heads(self.refine1024(torch.cat(sides, 1)))
+        return pairs | {"scores": _clip(maps, pairs["off1024"].shape[2])}
+
+    def together(self, frames: dict[str, Tensor], pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parts."""
+        scores = (frames | pairs)["scores"]
+        return {key: pair for key, pair in pairs.items() if key != "scores"} | self.split(scores) | {"scores": scores}
+
+    def _heads(self, x: Tensor) -> Tensor:
         first, last = x.chunk(2, 1)
         proposing = F.relu(self.rpn(first))
         maps = [self.rpn_scores(proposing), self.rpn_boxes(proposing), self.class_maps(last), self.box_maps(last)]
-        scores = _clip(torch.cat(maps, 1), frames)
-        return parts | self.split(scores) | {"scores": scores}
+        return torch.cat(maps, 1)
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.parts(clip)["scores"]
@@ -165,8 +183,9 @@ class RFCN(nn.Module):
 
         maps (N, C, T, H/16, W/16) -> (D, 7), a line each: image, class, score, x1, y1, x2, y2, corners inclusive, as
         `metrics.mean_average_precision` takes it; image n T + t is frame t of clip n, class 0 the first that is not the
-        background. Image by image, by falling score. proposals: regions of a frame that are looked at. A class keeps
-        its boxes above the `threshold` but those that overlap a better one by more than `overlap`.
+        background. Image by image, by falling score. proposals: how many regions of a frame are looked at; they have 16
+        pixels at least on either side. A class keeps its boxes above the `threshold` but those that overlap a better
+        one by more than `overlap`.
 
         How many there are depends on the values, so that it is in no graph: RuntimeError where one is being made.
         """

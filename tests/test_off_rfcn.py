@@ -99,6 +99,25 @@ def test_each_frame_but_the_last_is_detected_in_with_the_next():
     assert not {"off512", "off1024"} & parts(plain, clip).keys()
 
 
+@pytest.mark.parametrize("scales", ["multi", "none"])
+def test_the_resnet_sees_each_frame_once(scales):
+    """Frame by frame, as a stream comes: what belongs to a frame is kept for the pair with the next."""
+    network, clip, seen = built(scales=scales), clip_of(3), []
+    network.backbone.conv1.register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+
+    def joined(moments):
+        return {key: torch.cat([moment[key] for moment in moments], 2) for key in moments[0]}
+
+    with torch.no_grad():
+        want = network.parts(clip)
+        frames = [network.frame_wise(clip[:, :, t : t + 1]) for t in range(3)]
+        pairs = [network.pair_wise(joined(frames[t : t + 2])) for t in range(2)]
+        got = network.together(joined(frames), joined(pairs))
+    assert seen == [3, 1, 1, 1] and got.keys() == want.keys()
+    for key in want:
+        torch.testing.assert_close(got[key], want[key], rtol=0, atol=1e-12)
+
+
 def test_what_the_next_frame_adds_is_ft():
     """Two equal frames: Ft is 0 on either scale; the spatial gradients are not."""
     found = parts(built(), clip_of(1).expand(-1, -1, 2, -1, -1))
