@@ -66,7 +66,7 @@ class Inference:
         self.clip = torch.empty(clip_shape, device=self.device).contiguous(memory_format=torch.channels_last_3d)
         self.run: Any = self.network
         if compile:
-            options = {"freezing": True, "triton.cudagraphs": cuda and mode == "latency"}
+            options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": cuda and mode == "latency"}
             self.run = torch.compile(self.network, fullgraph=True, dynamic=False, options=options)
 
     def __call__(self, clip: Tensor) -> Tensor:
