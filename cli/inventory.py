@@ -25,7 +25,7 @@ def planned() -> dict[str, str]:
 
 
 def find(equation: str) -> Equation:
-    """The row of an equation. Raises CannotRun with one line for one that is planned or does not exist."""
+    """The row of an equation. Raises CannotRun with one line for one that is planned, a network, or does not exist."""
     if equation in EQUATIONS:
         return EQUATIONS[equation]
     if equation in SINGLE:
@@ -33,6 +33,8 @@ def find(equation: str) -> Equation:
     for name in (equation, f"network: {equation}"):
         if name in planned():
             raise CannotRun(f"{name} is planned ({planned()[name]}) and not written yet")
+    if f"network: {equation}" in {source.fate for source in SOURCES}:
+        raise CannotRun(f"{equation} is a network, motionspec.models.{equation}, and no equation")
     near = difflib.get_close_matches(equation, EQUATIONS, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise CannotRun(f"no equation {equation!r}.{hint} `motionspec list` shows all")

@@ -181,7 +181,7 @@ class TSN(nn.Module):
     def taps(self, clip: Tensor) -> dict[str, Tensor]:
         """The maps of all stages of the backbone by name, as clips (N, channels, T, H', W')."""
         maps = self.backbone.taps(self._frames(clip))
-        return {name: map_.unflatten(0, (-1, clip.shape[2])).transpose(1, 2) for name, map_ in maps.items()}
+        return {name: _clips(map_, clip) for name, map_ in maps.items()}
 
     def head(self, features: Tensor) -> dict[str, Tensor]:
         """Of the last of these: "segments", the scores of each segment (N, T, classes), "scores", their mean."""
@@ -197,8 +197,7 @@ class TSN(nn.Module):
     streams = True
 
     def frame_wise(self, clip: Tensor) -> dict[str, Tensor]:
-        features = self.backbone(self._frames(clip)).unflatten(0, (-1, clip.shape[2])).transpose(1, 2)
-        return {"segments": self.head(features)["segments"]}
+        return {"segments": self.head(_clips(self.backbone(self._frames(clip)), clip))["segments"]}
 
     def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
         return {}
@@ -229,6 +228,11 @@ class TSN(nn.Module):
             {"name": "biases", "params": [m.bias for m in layers], "lr": 2 * lr, "weight_decay": 0.0},
             {"name": "norms", "params": [p for m in norms for p in m.parameters()], "lr": lr, "weight_decay": 0.0},
         ]
+
+
+def _clips(frames: Tensor, clip: Tensor) -> Tensor:
+    """Maps (N T, C, H, W) of the frames of a clip as clips (N, C, T, H, W)."""
+    return frames.unflatten(0, (clip.shape[0], clip.shape[2])).transpose(1, 2)
 
 
 _PROTOTXT = "OFF18's released rgb_off/1/train.prototxt"

@@ -43,7 +43,8 @@ class Disentangled(nn.Module):
       "map": the displacement map within `radius`, None: 10 over the stride, at temperature tau. It learns from both
         branches that use it.
       "wta": winner takes all, in whole pixels, without a derivative.
-      "tvl1": `ops.tvl1.pyramid_flow` of the frames, without a derivative; they must span [0, 255], less any mean.
+      "tvl1": `ops.tvl1.pyramid_flow` of the frames, without a derivative; they must span [0, 255], less any mean. It
+        compiles, but cannot be exported.
     Unused parts are not built; a network of some branches fits the weights of the whole.
 
     dropout: TSN's 0.8, the paper gives none. partial_bn (§4.1, for UCF101): the batch norms keep their statistics in
@@ -106,14 +107,14 @@ class Disentangled(nn.Module):
             self.motion = BNInception(2 * pairs, stride=2 // stride, width=width)
         if "change" in chosen:
             self.warped_difference = WarpedDifference()
-            self.change = BNInception(
-                (base.channels["conv1"] if of_features else 3) * pairs, stride=2 // stride, width=width
-            )
+            inside = base.channels["conv1"] if of_features else 3
+            self.change = BNInception(inside * pairs, stride=2 // stride, width=width)
         self.dropout = nn.Dropout(dropout)
-        self.fc = nn.ModuleDict({branch: nn.Linear(base.channels["inception_5b"], classes) for branch in chosen})
-        for fc in self.fc.values():
+        classifiers = {branch: nn.Linear(base.channels["inception_5b"], classes) for branch in chosen}
+        for fc in classifiers.values():
             nn.init.normal_(fc.weight, std=0.001)
             nn.init.zeros_(fc.bias)
+        self.fc = nn.ModuleDict(classifiers)
         self.train()
 
     def train(self, mode: bool = True) -> "Disentangled":
@@ -229,6 +230,9 @@ class Disentangled(nn.Module):
             return self.displacement(low)
         if self.flow == "wta":
             return _each_pair(lambda a, b: costvol.hard_displacement(costvol.cosine(a, b, radius=self.radius)), low)
+        if torch.compiler.is_exporting():
+            expected = "'map' or 'wta' to export, because each iteration of TV-L1 would be written out"
+            raise ValueError(message("Disentangled", "flow", expected, "'tvl1'"))
         grey = rgb.detach().mean(1, keepdim=True)  # whatever the order of the channels
         return _each_pair(tvl1.pyramid_flow, grey)[..., :: self.stride, :: self.stride] / self.stride
 
@@ -265,6 +269,9 @@ NETWORKS = (
         variants=(
             {"stride": 2, "radius": (1, 3), "tau": 0.1, "input": (3, 6, 28, 21)},
             {"flow": "wta", "difference": "rgb"},
+            # Wide enough that no map is 0 in all channels: there the displacement is 0 but for its rounding, which then
+            # decides at the border what is outside.
+            {"difference": "rgb", "width": 1 / 4, "branches": ("change",), "frames": 2, "input": (3, 2, 21, 19)},
             {"flow": "tvl1", "difference": "rgb", "stride": 2, "frames": 2, "input": (3, 2, 17, 20)},
             {"branches": ("static",), "frames": 9, "input": (3, 9, 24, 19)},
             {"branches": ("static", "change"), "warping": False, "pooling": "late"},

@@ -1,5 +1,7 @@
 """OFF on TSM: the OFF sub-network on the maps of a ResNet-50 with temporal shift (OFF20 §5.2, Kinetics)."""
 
+from typing import Any
+
 from motionspec.checks import count, positive
 from motionspec.models.off_tsn import Assembly, supervised
 from motionspec.models.resnet import ResNet
@@ -14,8 +16,8 @@ class OFFTSM(Assembly):
     Clip (N, 3, T, H, W) of T >= 2 frames (8 in the paper, so 7 pairs) -> scores (N, classes) before the softmax, of RGB
     as `ResNet` expects it. The paper prints the result and its cost alone. Ours are:
     - The OFF units are at the outputs of layer2, layer3, layer4, the maps of 28 x 28, 14 x 14, 7 x 7, as in OFF18 §4.1;
-      a ResNet has one output at each. The sub-network is that of `OFFNetwork`, and so are scheme, gradients, fusion,
-      spatial_dropout, the names of `parts` but for "steps" (N, T, classes) instead of "segments", and `groups`.
+      a ResNet has one output at each. The sub-network is that of `OFFNetwork`; so are the options scheme, gradients,
+      fusion, spatial_dropout, and `groups` and `parts`, but for "steps" (N, T, classes) instead of "segments".
     - The scores are summed, as OFF18 §4.3 sums them.
     - All is trained at once, as the paper names one schedule and not two stages; `freeze=True` is stage two of OFF18.
     - dropout, of all classifiers, is TSM's.
@@ -30,13 +32,10 @@ class OFFTSM(Assembly):
         classes: int = 400,
         *,
         depth: int = 50,
-        scheme: str = "paper",
-        gradients: str = "both",
         dropout: float = 0.5,
-        spatial_dropout: float = 0.8,
         freeze: bool = False,
-        fusion: tuple[float, float, float, float] = (1, 0, 0, 1),
         width: float = 1.0,
+        **options: Any,
     ):
         count("OFFTSM", "classes", classes)
         positive("OFFTSM", "width", width)
@@ -46,13 +45,10 @@ class OFFTSM(Assembly):
             backbone=backbone,
             taps={"28": ["layer2"], "14": ["layer3"], "7": ["layer4"]},
             channels=backbone.channels,
-            scheme=scheme,
-            gradients=gradients,
             dropout=dropout,
-            spatial_dropout=spatial_dropout,
             freeze=freeze,
-            fusion=fusion,
             width=width,
+            **options,
         )
 
 

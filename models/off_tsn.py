@@ -41,20 +41,21 @@ class Assembly(nn.Module):
         backbone: nn.Module,
         taps: Mapping[str, Sequence[str]],
         channels: Mapping[str, int],
-        scheme: str,
-        gradients: str,
         dropout: float,
-        spatial_dropout: float,
         freeze: bool,
-        fusion: tuple[float, float, float, float],
         width: float,
+        scheme: str = "paper",
+        gradients: str = "both",
+        spatial_dropout: float = 0.8,
+        fusion: tuple[float, float, float, float] = (1, 0, 0, 1),
     ):
         super().__init__()
         name = type(self).__name__
         choice(name, "scheme", scheme, ("paper", "sobel", "released"))
         choice(name, "gradients", gradients, GRADIENTS)
-        if len(fusion) != 4 or not all(isinstance(w, Real) and math.isfinite(w) for w in fusion):
-            expected = "4 finite numbers, for the backbone and levels 28, 14, 7"
+        four = isinstance(fusion, Sequence) and len(fusion) == 4 and any(fusion)
+        if not four or not all(isinstance(w, Real) and math.isfinite(w) for w in fusion):
+            expected = "4 finite numbers, for the backbone and levels 28, 14, 7, not all 0"
             raise ValueError(message(name, "fusion", expected, fusion))
         self.scheme, self.gradients, self.freeze, self.fusion = scheme, gradients, freeze, fusion
         self.backbone, self.first, self.last = backbone.requires_grad_(not freeze), taps["28"][0], taps["7"][-1]
@@ -120,7 +121,7 @@ class Assembly(nn.Module):
         for key in self.off:
             parts[f"scores{key}"] = losses.consensus(parts[f"pairs{key}"])
         fused = zip(self.fusion, ("backbone", "scores28", "scores14", "scores7"), strict=True)
-        return parts | {"scores": torch.stack([w * parts[part] for w, part in fused]).sum(0)}
+        return parts | {"scores": torch.stack([w * parts[part] for w, part in fused if w]).sum(0)}
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.parts(clip)["scores"]
@@ -154,13 +155,12 @@ class _Level(nn.Module):
         middle = max(1, round(channels * width))
         self.key, self.unit, self.channels = key, unit, 4 * middle
         self.reduce = nn.Conv2d(unit.channels + lower, middle, kernel, stride, kernel // 2)
-        released = scheme == "released"
-        self.pooled = released and key == "28"
-        blocks = [_Block(middle if k == 0 else 4 * middle, middle) for k in range(number)]
-        if released and key == "14":
-            blocks[1] = _Block(4 * middle, middle, last=3)
-        if released and key == "7":
-            blocks[0].relu = nn.Identity()
+        self.pooled = (scheme, key) == ("released", "28")
+        blocks = []
+        for k in range(number):
+            last = 3 if (scheme, key, k) == ("released", "14", 1) else 1
+            relu = (scheme, key) != ("released", "7")
+            blocks.append(_Block(middle if k == 0 else 4 * middle, middle, last=last, relu=relu))
         self.blocks = nn.Sequential(*blocks)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(4 * middle, classes)
@@ -170,31 +170,33 @@ class _Level(nn.Module):
     def forward(self, maps: Mapping[str, Tensor], lower: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
         """What the next level takes, of each pair, (N (T-1), channels, H', W'), and what this one predicts."""
         features = self.unit(maps)
-        pairs = features.shape[2]
+        N, _, pairs = features.shape[:3]
         x = features.transpose(1, 2).flatten(0, 1)
         x = F.relu(self.reduce(x if lower is None else torch.cat([x, lower], 1)))
         x = self.blocks(x)
         mean = (F.max_pool2d(x, 3, 2, ceil_mode=True) if self.pooled else x).mean((2, 3))
-        scores = self.fc(self.dropout(mean)).unflatten(0, (-1, pairs))
+        scores = self.fc(self.dropout(mean)).unflatten(0, (N, pairs))
         parts = {f"off{self.key}": features} if isinstance(self.unit, _Paper | _Released) else {}
         return x, parts | {f"pairs{self.key}": scores}
 
 
 class _Block(nn.Module):
-    """Residual block of He et al.: 1 x 1, 3 x 3, 1 x 1 to four times the channels. last: the third's kernel."""
+    """Residual block of He et al.: 1 x 1, 3 x 3, 1 x 1 to four times the channels.
 
-    def __init__(self, inside: int, middle: int, last: int = 1):
+    last: the third's kernel; relu: whether one follows the sum.
+    """
+
+    def __init__(self, inside: int, middle: int, *, last: int, relu: bool):
         super().__init__()
         self.conv1 = nn.Conv2d(inside, middle, 1)
         self.conv2 = nn.Conv2d(middle, middle, 3, padding=1)
         self.conv3 = nn.Conv2d(middle, 4 * middle, last, padding=last // 2)
         self.branch = nn.Identity() if inside == 4 * middle else nn.Conv2d(inside, 4 * middle, 1)
-        self.relu: nn.Module = nn.ReLU()
+        self.relu = relu
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x)))))
-        out: Tensor = self.relu(y + self.branch(x))
-        return out
+        y: Tensor = self.conv3(F.relu(self.conv2(F.relu(self.conv1(x))))) + self.branch(x)
+        return F.relu(y) if self.relu else y
 
 
 class _Maps(nn.Module):
@@ -269,10 +271,10 @@ class OFFNetwork(Assembly):
 
     At each level: the maps of one resolution (3a, 3b; 3c, 4a to 4d; 5a, 5b, as the released code chooses them), side by
     side, 1 x 1 to 128 channels, [Fx | Fy | Ft] of each pair, beside them what the lower level gives; a convolution that
-    reduces the channels and halves the side; residual blocks without batch norm, whose 18 convolutions "constitute a
-    ResNet-20"; a score of each pair, from the mean over the map. The papers print no table of these layers: kernels,
-    channels and numbers of blocks are the released code's (RELEASED_CODE 2.2). There is no ReLU between the 1 x 1 and
-    the OFF, as Fig. 4 has none.
+    reduces the channels and, but for the last, halves the side; residual blocks without batch norm; a score of each
+    pair, from the mean over the map. The papers print no table of these layers: kernels, channels and blocks are the
+    released code's (RELEASED_CODE 2.2), whose 18 convolutions in blocks, with the first and the classifier, are the
+    "ResNet-20". There is no ReLU between the 1 x 1 and the OFF, as Fig. 4 has none.
 
     scheme: "paper", the kernels as printed in (5), (6); "sobel", with the weights 1 2 1 that the text names;
       "released", as the released code: a unit for each map, with 128 channels, after ReLU, for Ft, and 32 others for
@@ -286,8 +288,9 @@ class OFFNetwork(Assembly):
       (OFF18 §4.3). The released code searched: 1 : 0 : 1 : 2.
     dropout: before the classifiers; spatial_dropout: on spatial gradients, of single values (OFF18 §5.1; the released
       0.8). freeze: stage two of OFF18 §4.2, TSN with all its statistics stays as loaded, even in training, and is in
-      inference mode; load it by `motionspec.models.weights.load(network.backbone, file)`. width multiplies all
-      channels. Convolutions start as He's normal of fan-in with bias 0.2, classifiers at normal 0.001 and 0 (released).
+      inference mode (the released code leaves its first batch norm free). `motionspec.models.weights.load` loads it
+      into `network.backbone`, `load_off` the released weights into the whole. width multiplies all channels.
+    Convolutions start as He's normal of fan-in with bias 0.2, classifiers at normal 0.001 and 0: the released code's.
 
     `parts`: "segments" (N, T, classes) and "backbone", their mean; for each level "off28" (N, channels, T-1, H', W'),
     the unit's output, "pairs28" (N, T-1, classes), "scores28", their mean, which OFF18 (9) supervises each on its own

@@ -54,7 +54,7 @@ def occlusion_sensitivity(
         scores = network(clip)
         if scores.ndim != 2 or len(scores) != len(clip):
             raise ValueError(message(name, "network", "one that gives scores (N, classes)", tuple(scores.shape)))
-        return losses.of_class(widened(scores).log_softmax(1), label)
+        return -losses.surprise(widened(scores), label)
 
     def hidden(side: int) -> Tensor:
         """Which pixels of an axis (columns) the square of each cell (rows) hides."""
@@ -84,8 +84,9 @@ def branch_predictions(network: Any, clip: Tensor) -> dict[str, Tensor]:
     """
     _ready("branch_predictions", network)
     parts = network.parts(clip)
-    if "scores" not in parts:
-        raise ValueError(message("branch_predictions", "network", "one with scores", f"parts {', '.join(parts)}"))
+    if "scores" not in parts or parts["scores"].ndim != 2:
+        got = ", ".join(f"{key} {tuple(part.shape)}" for key, part in parts.items())
+        raise ValueError(message("branch_predictions", "network", "one with scores (N, classes)", got))
     N, K = parts["scores"].shape
     scores = {key: part for key, part in parts.items() if part.ndim in (2, 3) and (len(part), part.shape[-1]) == (N, K)}
     return {key: widened(part).softmax(-1) for key, part in scores.items()}

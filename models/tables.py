@@ -61,44 +61,125 @@ _OFF20 = (
     Ablation(paper="OFF20", table="Table 3", label="RGB + OFF_T + OFF_S", networks=(_OFF_RGB,)),
     Ablation(paper="OFF20", table="Table 5", label="TSM", networks=(("resnet", {"shift": True, "dropout": 0.5}),)),
     Ablation(paper="OFF20", table="Table 5", label="Our method", networks=(("off-tsm", {}),)),
+    Ablation(paper="OFF20", table="Table 7", label="RFCN", networks=(("off-rfcn", {"scales": "none"}),)),
+    Ablation(
+        paper="OFF20",
+        table="Table 7",
+        label="RFCN+OFF(SS) w/o SE",
+        networks=(("off-rfcn", {"scales": "single", "se": False}),),
+    ),
+    Ablation(paper="OFF20", table="Table 7", label="RFCN+OFF(SS)", networks=(("off-rfcn", {"scales": "single"}),)),
+    Ablation(paper="OFF20", table="Table 7", label="RFCN+OFF(MS)", networks=(("off-rfcn", {}),)),
+    Ablation(paper="OFF20", table="Table 8", label="Ours", networks=(("off-rfcn", {}),)),
     Ablation(paper="OFF20", table="Table 9", label="DnCNN", networks=(("off-dncnn", {"frames": 1}),)),
     Ablation(paper="OFF20", table="Table 9", label="DnCNN_OFF(2)", networks=(("off-dncnn", {"frames": 2}),)),
     Ablation(paper="OFF20", table="Table 9", label="DnCNN_OFF(3)", networks=(("off-dncnn", {}),)),
 )
-_RF19: tuple[Ablation, ...] = ()
+
+
+def _rf19(name: str = "repflow", **arguments: Any) -> tuple[str, Mapping[str, Any]]:
+    """RF19 §4: ResNet-34 and the 150 classes of Tiny-Kinetics, where a row says nothing else."""
+    return name, {"classes": 150, "depth": 34} | ({"n_iter": 10} if name == "repflow" else {}) | arguments
+
+
+def _rf19_streams(**arguments: Any) -> tuple[tuple[str, Mapping[str, Any]], tuple[str, Mapping[str, Any]]]:
+    """RGB and flow, of which a frame has two channels; their sum is the two-stream network."""
+    return _rf19("resnet", **arguments), _rf19("resnet", in_channels=2, **arguments)
+
+
+_FIXED: dict[str, Any] = {"learn_numbers": False, "learn_divergence": False}
+_INPUT: dict[str, Any] = {"place": 0, "channels": None}
+_FCF: dict[str, Any] = {"motion": "flow-conv-flow"}
+_FACTORED: dict[str, Any] = {"depth": 34, "kind": "(2+1)D", "stem_time": 7, "classes": 400, "n_iter": 20}
+_FUSIONS = ("None", "Late", "Add", "Multiply", "Layer + Multiply", "Concat")
+# Table, label, networks. Without the rows that are other works' networks; in Tables 6 and 7 also OFF on other networks
+# than its own paper's. (2+1)D of Table 9 has no depth: 34, since 50 has bottlenecks.
+_RF19_ROWS: tuple[tuple[Any, ...], ...] = (
+    (1, "RGB CNN", _rf19("resnet")),
+    (1, "Flow CNN", _rf19("resnet", in_channels=2)),
+    (1, "Two-Stream CNN", *_rf19_streams()),
+    (1, "Flow Layer on RGB Input", _rf19(**_FIXED, **_INPUT, n_iter=100)),
+    *((1, f"After Block {block}", _rf19(**_FIXED, place=block, n_iter=100)) for block in range(1, 6)),
+    (2, "None (all fixed)", _rf19(**_FIXED, n_iter=100)),
+    (2, "Sobel kernels", _rf19(**_FIXED, learn_image_kernel=True, n_iter=100)),
+    (2, "Divergence (wx, wy)", _rf19(learn_numbers=False, n_iter=100)),
+    (2, "tau, lambda, theta", _rf19(learn_divergence=False, n_iter=100)),
+    (2, "All", _rf19(learn_image_kernel=True, learn_flow_kernel=True, n_iter=100)),
+    (2, "Divergence + tau, lambda, theta", _rf19(n_iter=100)),
+    *((3, f"{n} iterations, not learned", _rf19(**_FIXED, n_iter=n)) for n in (1, 5, 10, 20, 50, 100)),
+    *((3, f"{n} iterations, learned", _rf19(n_iter=n)) for n in (1, 5, 10, 20, 50, 100)),
+    *((4, f"{label}, RGB", _rf19(**_INPUT, fusion=label.replace(" ", "").lower())) for label in _FUSIONS),
+    *((4, f"{label}, 1 Block", _rf19(place=1, fusion=label.replace(" ", "").lower())) for label in _FUSIONS),
+    *((4, f"{label}, 3 Blocks", _rf19(fusion=label.replace(" ", "").lower())) for label in _FUSIONS),
+    (5, "TVL-1 twice", _rf19(**_FIXED, **_INPUT, in_channels=2)),
+    (5, "Single Flow Layer", _rf19()),
+    (5, "Flow-of-Flow", _rf19(motion="flow-flow")),
+    (5, "Flow-Conv-Flow (FcF)", _rf19(**_FCF)),
+    (5, "Flow-Conv-Flow-Conv-Flow", _rf19(motion="flow-conv-flow-conv-flow")),
+    *(
+        row
+        for table, kind in ((6, "3D"), (7, "(2+1)D"))
+        for row in (
+            (table, f"RGB {kind} ResNet-18", _rf19("resnet", depth=18, kind=kind, stem_time=7)),
+            (table, f"TVL-1 {kind} ResNet-18", _rf19("resnet", depth=18, kind=kind, stem_time=7, in_channels=2)),
+            (table, f"Two-Stream {kind} ResNet", *_rf19_streams(depth=18, kind=kind, stem_time=7)),
+            (table, "Input (RGB)", _rf19(depth=18, kind=kind, stem_time=7, **_INPUT)),
+            (table, "After Block 1", _rf19(depth=18, kind=kind, stem_time=7, place=1)),
+            (table, "After Block 3", _rf19(depth=18, kind=kind, stem_time=7)),
+        )
+    ),
+    (8, "ActionFlownet", ("actionflownet", {"classes": 150})),
+    (8, "RGB-OFF", ("off-tsn", {"classes": 150})),
+    (8, "Ours", _rf19()),
+    (9, "RGB", ("resnet", {"classes": 400, "depth": 50})),
+    (9, "Flow", ("resnet", {"classes": 400, "depth": 50, "in_channels": 2})),
+    (9, "Two-stream", *_rf19_streams(classes=400, depth=50)),
+    (9, "OFF (RGB Only)", _OFF_RGB),
+    (9, "OFF (RGB + Flow + RGB Diff)", _OFF_RGB, _OFF_FLOW, _OFF_DIFF_ALONE),
+    (9, "Ours (2D CNN + Rep. Flow)", ("repflow", {})),
+    (9, "Ours (2D CNN + FcF)", ("repflow", _FCF)),
+    (9, "Ours ((2+1)D CNN + Rep. Flow)", ("repflow", _FACTORED)),
+    (9, "Ours ((2+1)D CNN + FcF)", ("repflow", _FACTORED | _FCF)),
+    (9, "Ours ((2+1)D CNN + FcF) + Non-local", ("repflow", _FACTORED | _FCF | {"non_local": True})),
+)
+_RF19 = tuple(
+    Ablation(paper="RF19", table=f"Table {table}", label=label, networks=tuple(networks))
+    for table, label, *networks in _RF19_ROWS
+)
 # Without the rows that are other works' networks. Table 5 has its rows with and without TSN: the same network, of clips
 # of several snippets and of one. In Tables 3 and 4 a branch is alone, as §4.2 says of the ablations.
+_DC18_ROWS: tuple[tuple[int, str, Mapping[str, Any]], ...] = (
+    (1, "2DConv+2DPool", {"branches": ("static",), "frames": 1}),
+    (1, "2DConv+3DPool (late pool)", {"branches": ("static",), "pooling": "late"}),
+    (1, "2DConv+3DPool (gradual pool)", {"branches": ("static",)}),
+    *((2, f"# of frames {frames}", {"branches": ("static",), "frames": frames}) for frames in (1, 2, 4, 8, 16)),
+    (3, "TV-L1", {"branches": ("motion",), "flow": "tvl1"}),
+    (3, "Cost volume + WTA", {"branches": ("motion",), "flow": "wta"}),
+    (3, "Disp. Map (112x112)", {"branches": ("motion",), "stride": 2}),
+    (3, "Disp. Map (224x224)", {"branches": ("motion",)}),
+    (4, "No warping, RGB", {"branches": ("change",), "warping": False, "difference": "rgb"}),
+    (4, "No warping, Feature", {"branches": ("change",), "warping": False}),
+    (4, "TV-L1 warping, RGB", {"branches": ("change",), "flow": "tvl1", "difference": "rgb"}),
+    (4, "Disp. Map warping, RGB", {"branches": ("change",), "difference": "rgb"}),
+    (5, "Static Appearance", {"branches": ("static",)}),
+    (5, "Displacement Map", {"branches": ("motion",)}),
+    (5, "Full model", {}),
+    (6, "Static App., TV-L1", {"branches": ("static", "motion"), "flow": "tvl1"}),
+    (6, "Static App., TV-L1, RGB-Diff", {"flow": "tvl1", "warping": False, "difference": "rgb"}),
+    (6, "Static App., TV-L1, Warped-Diff", {"flow": "tvl1"}),
+    (6, "Static App., Disp. Map", {"branches": ("static", "motion")}),
+    (6, "Static App., Disp. Map, RGB-Diff", {"warping": False, "difference": "rgb"}),
+    (6, "Static App., Disp. Map, Warped-Diff", {}),
+    (7, "Ours", {}),
+    (8, "Ours", {"classes": 400, "partial_bn": False}),
+    (9, "Static App.", {"branches": ("static",)}),
+    (9, "Motion", {"branches": ("motion",)}),
+    (9, "App. Change", {"branches": ("change",)}),
+    (9, "Overall", {}),
+)
 _DC18 = tuple(
     Ablation(paper="DC18", table=f"Table {table}", label=label, networks=(("disentangled", arguments),))
-    for table, label, arguments in (
-        (1, "2DConv+2DPool", {"branches": ("static",), "frames": 1}),
-        (1, "2DConv+3DPool (late pool)", {"branches": ("static",), "pooling": "late"}),
-        (1, "2DConv+3DPool (gradual pool)", {"branches": ("static",)}),
-        *((2, f"# of frames {frames}", {"branches": ("static",), "frames": frames}) for frames in (1, 2, 4, 8, 16)),
-        (3, "TV-L1", {"branches": ("motion",), "flow": "tvl1"}),
-        (3, "Cost volume + WTA", {"branches": ("motion",), "flow": "wta"}),
-        (3, "Disp. Map (112x112)", {"branches": ("motion",), "stride": 2}),
-        (3, "Disp. Map (224x224)", {"branches": ("motion",)}),
-        (4, "No warping, RGB", {"branches": ("change",), "warping": False, "difference": "rgb"}),
-        (4, "No warping, Feature", {"branches": ("change",), "warping": False}),
-        (4, "TV-L1 warping, RGB", {"branches": ("change",), "flow": "tvl1", "difference": "rgb"}),
-        (4, "Disp. Map warping, RGB", {"branches": ("change",), "difference": "rgb"}),
-        (5, "Static Appearance", {"branches": ("static",)}),
-        (5, "Displacement Map", {"branches": ("motion",)}),
-        (5, "Full model", {}),
-        (6, "Static App., TV-L1", {"branches": ("static", "motion"), "flow": "tvl1"}),
-        (6, "Static App., TV-L1, RGB-Diff", {"flow": "tvl1", "warping": False, "difference": "rgb"}),
-        (6, "Static App., TV-L1, Warped-Diff", {"flow": "tvl1"}),
-        (6, "Static App., Disp. Map", {"branches": ("static", "motion")}),
-        (6, "Static App., Disp. Map, RGB-Diff", {"warping": False, "difference": "rgb"}),
-        (6, "Static App., Disp. Map, Warped-Diff", {}),
-        (7, "Ours", {}),
-        (8, "Ours", {"classes": 400, "partial_bn": False}),
-        (9, "Static App.", {"branches": ("static",)}),
-        (9, "Motion", {"branches": ("motion",)}),
-        (9, "App. Change", {"branches": ("change",)}),
-        (9, "Overall", {}),
-    )
+    for table, label, arguments in _DC18_ROWS
 )
 
 # "Scratch" and "fine-tune" are one network with other first weights, and so are those pretrained on other data. C3D,

@@ -138,7 +138,7 @@ def _joint(c: Tensor, tau: float) -> Tensor:
     The maximum is taken off before the division, which would round it; the result does not depend on it.
     """
     c = c.flatten(3)
-    return ((c - c.detach().amax(3, keepdim=True)) / tau).softmax(3)
+    return (c - c.detach().amax(3, keepdim=True)).div_(tau).softmax(3)
 
 
 def _expected(c: Tensor, tau: float) -> Tensor:

@@ -147,25 +147,25 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, *, impl: str = "auto") 
     threshold = positive("detection.nms", "threshold", threshold)
     b, s = tensors("detection.nms", impl, boxes=(boxes, "R 4"), scores=(scores, "R"))
     order = torch.argsort(s.detach(), descending=True, stable=True)
-    keep = _suppress(b.detach().double()[order], torch.ones_like(order, dtype=torch.bool), threshold)
+    boxes = _sized(b.detach().double()[order])
+    keep = torch.ones_like(order, dtype=torch.bool)
+    # One step a box: each needs the decision on all before it, and only the device knows that.
+    for r in range(len(boxes) - 1):
+        removed = keep[r] & (_overlap(boxes[r : r + 1], boxes[r + 1 :]) > threshold)
+        keep = torch.cat([keep[: r + 1], keep[r + 1 :] & ~removed])
     return torch.zeros_like(keep).scatter(0, order, keep)
 
 
-def _suppress(boxes: Tensor, alive: Tensor, threshold: float) -> Tensor:
-    """Which of the boxes, sorted by falling score, are kept; those not `alive` are not, and remove nothing.
+def _sized(boxes: Tensor) -> Tensor:
+    """Boxes and, as a fifth number, their area. In float64 a half-precision box near a threshold decides as it must."""
+    return torch.cat([boxes, (boxes[:, 2:] - boxes[:, :2] + 1).prod(1, keepdim=True)], 1)
 
-    In float64, so that a half-precision box near the threshold decides as in the reference. One step a box: each needs
-    the decision on all before it, and only the device knows that.
-    """
-    lower, upper = boxes[:, :2], boxes[:, 2:]
-    area = (upper - lower + 1).prod(1)
-    keep = alive
-    for r in range(len(boxes) - 1):
-        sides = torch.minimum(upper[r], upper[r + 1 :]) - torch.maximum(lower[r], lower[r + 1 :]) + 1
-        inside = sides.clamp(min=0).prod(1)
-        removed = keep[r] & (inside / (area[r] + area[r + 1 :] - inside) > threshold)
-        keep = torch.cat([keep[: r + 1], keep[r + 1 :] & ~removed])
-    return keep
+
+def _overlap(box: Tensor, boxes: Tensor) -> Tensor:
+    """Intersection over union of one box (1, 5) and each of others (R, 5), as `_sized` gives them."""
+    sides = torch.minimum(box[:, 2:4], boxes[:, 2:4]) - torch.maximum(box[:, :2], boxes[:, :2]) + 1
+    inside = sides.clamp(min=0).prod(1)
+    return inside / (box[:, 4] + boxes[:, 4] - inside)
 
 
 def propose(
@@ -199,10 +199,16 @@ def propose(
     large = ((boxes[:, 2:] - boxes[:, :2] + 1) >= min_size).all(1)
     order = torch.argsort(torch.where(large, s, -torch.inf), descending=True, stable=True)[:pre_nms]
     boxes, s = boxes[order], s[order]
-    keep = _suppress(boxes, large[order], threshold)
-    first = torch.argsort(keep.to(torch.int8), descending=True, stable=True)[:post_nms]
+    # As `nms`, but with a step for each box that is kept, of which few are asked for: it is the first of those left.
+    alive, sized, places = large[order], _sized(boxes), torch.arange(len(order), device=s.device)
+    found, valids = [places[:0]], [alive[:0]]
+    for _ in range(min(post_nms, len(order))):
+        r = alive.byte().argmax(0, keepdim=True)  # has an axis: as an index without any its value would be looked at
+        found.append(r)
+        valids.append(alive[r])
+        alive = alive & (places != r) & ~(_overlap(sized[r], sized) > threshold)
+    first, valid = torch.cat(found), torch.cat(valids)
     left = post_nms - len(first)
-    valid = keep[first]
     boxes, s = torch.where(valid[:, None], boxes[first], 0.0), torch.where(valid, s[first], 0.0)
     return (
         F.pad(boxes, (0, 0, 0, left)).to(deltas.dtype),

@@ -250,11 +250,16 @@ def cross_entropy(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl
 
 
 def _cross_entropy(scores: Tensor, label: Tensor) -> Tensor:
-    """The sum over all samples. torch refuses a label outside, or ignores it, so it gets one inside and then NaN."""
+    """The sum over all samples."""
+    return surprise(scores, label).sum()
+
+
+def surprise(scores: Tensor, label: Tensor) -> Tensor:
+    """Of each sample: scores (N, K), label (N,) -> (N,). A label outside, which torch refuses or ignores, gives NaN."""
     known = label.long()
     inside = known.clamp(0, scores.shape[1] - 1)
     each = F.cross_entropy(scores, inside, reduction="none")
-    return torch.where(inside == known, each, torch.nan).sum()
+    return torch.where(inside == known, each, torch.nan)
 
 
 def _reduced(operator: str, total: Tensor, scores: Tensor, reduction: str) -> Tensor:

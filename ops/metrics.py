@@ -3,6 +3,8 @@
 They measure: the results carry no gradient. To train, use `losses`.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -133,5 +135,6 @@ def psnr(image: Tensor, target: Tensor, *, peak: float, impl: str = "auto") -> T
     positive("metrics.psnr", "peak", peak)
     a, b = tensors("metrics.psnr", impl, image=(image, "N C H W"), target=(target, "N C H W"))
     some("metrics.psnr", "image", len(a))
-    error = (a - b).div_(peak).square_().mean((1, 2, 3))
-    return (-10 * torch.log10(error)).mean().to(image.dtype)
+    pixels = math.prod(a.shape[1:])
+    error = torch.linalg.vector_norm(a - b, dim=(1, 2, 3)) / (peak * math.sqrt(pixels))  # two passes
+    return (-20 * torch.log10(error)).mean().to(image.dtype)

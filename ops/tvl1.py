@@ -617,7 +617,13 @@ def _divergence(px: Tensor, py: Tensor, border: str, wx: Tensor | None, wy: Tens
 def _norm(x: Tensor, y: Tensor) -> Tensor:
     """sqrt(x^2 + y^2) without under- or overflow of the squares; at 0 the derivative is 0."""
     zero = (x == 0) & (y == 0)
-    return torch.where(zero, 0.0, torch.hypot(torch.where(zero, 1.0, x), y))
+    x = torch.where(zero, 1.0, x)
+    if torch.compiler.is_exporting():  # ONNX has no hypot
+        longer = torch.maximum(x.abs(), y.abs())
+        length = longer * torch.sqrt((x / longer) ** 2 + (y / longer) ** 2)
+    else:
+        length = torch.hypot(x, y)
+    return torch.where(zero, 0.0, length)
 
 
 def _threshold(rho: Tensor, length: Tensor, lt: Any) -> tuple[Tensor, Tensor]:

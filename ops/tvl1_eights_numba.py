@@ -51,8 +51,8 @@ def _row(upper, below, above, here, rho, hx, hy, limit, w):
             across = ax * here[left + _U(4) * V] + bx * here[k + _U(4) * V]
             here[k + V] = v + ((across + ay * above[k + _U(5) * V] + by * here[k + _U(5) * V]) - c * hy[i])
     last = _U(6) * _U(rho.size)
-    for i in range(_U(2) * V):
-        here[last + _U(6) * V + i] = here[last + i]
+    for lane in range(_U(2) * V):
+        here[last + _U(6) * V + lane] = here[last + lane]
 
 
 @part
@@ -124,8 +124,8 @@ def _row_backward(s, below, bar, bar_below, d, s0, bar0, d0, d_above, grow, by_r
             across, down = d0[e_left + _U(2) * V] - d0[e + _U(2) * V], d_above[e + _U(3) * V] - d0[e + _U(3) * V]
             bar0[k + V] = bar_y + hy[i] * z + (across + down)
     last = _U(4) * _U(rho.size)
-    for i in range(V):  # a difference across the border is 0 whatever the flow
-        d[last + i], d[last + _U(2) * V + i] = zero, zero
+    for lane in range(V):  # a difference across the border is 0 whatever the flow
+        d[last + lane], d[last + _U(2) * V + lane] = zero, zero
 
 
 @part

@@ -4,6 +4,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
+
 from motionspec.models.actionflownet import ActionFlowNet, Stacked, flow_loss, multitask_loss  # noqa: E402
 from motionspec.models.weights import load  # noqa: E402
 from motionspec.ops import losses  # noqa: E402
@@ -20,8 +22,15 @@ def parameters(network):
     return sum(p.numel() for p in network.parameters())
 
 
+def operations(network):
+    """Of one pair, counted by torch."""
+    with FlopCounterMode(display=False) as counted, torch.no_grad():
+        network.eval()(torch.empty(1, 3, 2, 224, 224))
+    return counted.get_total_flops()
+
+
 def test_parameters_are_those_counted_by_hand():
-    """The paper: Stacked has about twice those of "the original ResNet"; 2F about half of those of Stacked."""
+    """§3.3.1: Stacked has about twice those of the ResNet, and costs twice as much; §4.3: 2F has about half of them."""
     resnet = 11_689_512 - 513_000  # ResNet-18 without its classifier of 1000
     fc = 513 * 101
     two_frames = resnet + 3 * 64 * 49  # three channels more
@@ -39,7 +48,9 @@ def test_parameters_are_those_counted_by_hand():
         assert stacked == two_frames + decoder + of_flow + fc
         times_3 = 3 * (resnet - norms - shortcuts) + norms + shortcuts
         assert parameters(ActionFlowNet()) == times_3 + deconvolutions + 128 * 2 * 27 + fc
+        plain, costly = (operations(network) for network in (ActionFlowNet(frames="pairs", flow=False), Stacked()))
     assert 2 < stacked / (resnet + fc) < 2.5
+    assert 2 < costly / plain < 2.5
     assert 0.5 < (two_frames + decoder + fc) / stacked < 0.6
 
 

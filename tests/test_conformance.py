@@ -500,8 +500,8 @@ CANNOT = {
     "check warp.bilinar": "no equation 'warp.bilinar'. Did you mean warp.bilinear?",
     "show warp.bilinar": "no equation 'warp.bilinar'. Did you mean warp.bilinear?",
     "check zzz": "no equation 'zzz'. `motionspec list` shows all",
-    "show off_tsn": "network: off_tsn is planned (OFF18 §4.1 OFF unit) and not written yet",
-    "check off_tsn": "network: off_tsn is planned (OFF18 §4.1 OFF unit) and not written yet",
+    "show off_tsn": "off_tsn is a network, motionspec.models.off_tsn, and no equation",
+    "check off_tsn": "off_tsn is a network, motionspec.models.off_tsn, and no equation",
     "check": "name equations to check, or --all",
     "check --impl strange.py:prints": "--impl is held against one equation",
     "check --all --impl strange.py:prints": "--impl is held against one equation",
@@ -665,7 +665,7 @@ NOT_ASKABLE = {
     "timeout inf": {"timeout": float("inf")},
     "variant": {"variant": {"kernel": "paper"}},
     "equation": {"equation": "off.cros_gradient"},
-    "planned": {"equation": "off_tsn"},
+    "network": {"equation": "off_tsn"},
     "callable": {"fn": None},
 }
 

@@ -226,3 +226,19 @@ def test_bad_arguments_are_refused(error, arguments):
 def test_bad_clips_are_refused(frames, side):
     with pytest.raises(ValueError, match=r"^Disentangled: clip: expected .+, got .+"):
         network()(clip_of(frames, side=side))
+
+
+def test_bn_inception_of_maps_refuses_what_is_too_small():
+    with pytest.raises(ValueError, match=r"^BNInception: stride: expected 1 or 2, got 3"):
+        BNInception(stride=3)
+    network = BNInception(2, stride=1, width=1 / 16).eval()
+    assert network(torch.rand(1, 2, 4, 5)).shape == (1, 64, 1, 1)
+    with pytest.raises(ValueError, match=r"^BNInception: frames: expected H and W of at least 4, got .+"):
+        network(torch.rand(1, 2, 3, 5))
+
+
+def test_tvl1_is_not_exported():
+    """Thousands of iterations, one after the other in the saved program."""
+    whole = network(branches=("motion",), frames=2, flow="tvl1")
+    with pytest.raises(ValueError, match=r"^Disentangled: flow: expected 'map' or 'wta' to export, .+, got 'tvl1'"):
+        torch.export.export(whole, (clip_of(2, side=16),))

@@ -139,7 +139,10 @@ def test_frozen_means_frozen():
     assert all(torch.equal(value, frozen[key]) for key, value in network.backbone.state_dict().items())
     assert not [key for key, value in network.off.named_parameters() if torch.equal(value, learning[key])]
     assert torch.equal(network.parts(clip_of())["backbone"], first["backbone"])
-    assert {group["name"] for group in network.groups()} == {"weights", "biases"}
+    assert [(g["name"], g["lr"], g["weight_decay"]) for g in network.groups(0.1, 0.01)] == [
+        ("weights", 0.1, 0.01),
+        ("biases", 0.2, 0.0),
+    ]
 
 
 def test_unfrozen_learns_end_to_end():
@@ -151,11 +154,29 @@ def test_unfrozen_learns_end_to_end():
     assert [group["name"] for group in network.groups()] == ["weights", "biases", "backbone"]
 
 
-def test_dropout_is_on_the_spatial_stream_alone():
-    network = built(spatial_dropout=0.8).train()
-    maps = network.parts(clip_of())["off28"]
-    dropped = (maps == 0).double().mean((0, 2, 3, 4))
+def test_dropout_is_on_the_spatial_stream_and_before_the_classifiers():
+    network = built(spatial_dropout=0.8, dropout=0.0).train()
+    dropped = (network.parts(clip_of())["off28"] == 0).double().mean((0, 2, 3, 4))
     assert 0.7 < dropped[:16].mean() < 0.9 and dropped[16:].max() == 0
+    for dropout in (0.0, 0.8):
+        network = built(spatial_dropout=0.0, dropout=dropout).train()
+        one, other = (network.parts(clip_of()) for _ in range(2))
+        for level in (28, 14, 7):
+            assert torch.equal(one[f"off{level}"], other[f"off{level}"])
+            assert torch.equal(one[f"scores{level}"], other[f"scores{level}"]) == (dropout == 0)
+
+
+@pytest.mark.parametrize("scheme", ["paper", "released"])
+def test_starts_as_the_released_code(scheme):
+    """RELEASED_CODE 2.2: "msra" (normal, 2 / fan-in) and 0.2; classifiers normal 0.001 and 0."""
+    off = built(scheme=scheme, width=0.5).off
+    for name, parameter in off.named_parameters():
+        if name.endswith("fc.weight"):
+            assert 0.0008 < parameter.std() < 0.0012
+        elif name.endswith("weight"):
+            assert 0.8 < parameter.std() * (parameter[0].numel() / 2) ** 0.5 < 1.2
+        else:
+            assert (parameter.float() == (0 if "fc" in name else 0.2)).all()
 
 
 def test_scores_are_summed_as_told():
@@ -163,7 +184,9 @@ def test_scores_are_summed_as_told():
     clip = clip_of()
     got = parts(built(), clip)
     torch.testing.assert_close(got["scores"], got["backbone"] + got["scores7"], rtol=0, atol=1e-12)
-    got = parts(built(fusion=(1, 0, 1, 2)), clip)
+    network = built(fusion=(1, 0, 1, 2))
+    network.off["28"].fc.bias.data.fill_(float("nan"))  # a weight of 0 leaves out
+    got = parts(network, clip)
     want = got["backbone"] + got["scores14"] + 2 * got["scores7"]
     torch.testing.assert_close(got["scores"], want, rtol=0, atol=1e-12)
 
@@ -172,6 +195,8 @@ def test_scores_are_summed_as_told():
     "bad, says",
     [
         ({"fusion": (1, 1)}, r"fusion: expected 4 finite numbers, .*, got \(1, 1\)"),
+        ({"fusion": 1.0}, "fusion: expected 4 finite numbers"),
+        ({"fusion": (0, 0, 0, 0)}, "fusion: expected 4 finite numbers, .* not all 0, got"),
         ({"fusion": (1, 0, 0, float("nan"))}, "fusion: expected 4 finite numbers"),
         ({"gradients": "x"}, "gradients: expected one of 'both', 'temporal', 'spatial', 'none', got 'x'"),
         ({"scheme": "released", "modality": "flow"}, "gradients: expected 'temporal' where .*'flow', got 'both'"),

@@ -8,6 +8,7 @@ torch = pytest.importorskip("torch")
 
 from motionspec.models.actionflownet import ActionFlowNet  # noqa: E402
 from motionspec.models.bn_inception import TSN  # noqa: E402
+from motionspec.models.off_dncnn import DnCNN  # noqa: E402
 from motionspec.models.sensitivity import branch_predictions, occlusion_sensitivity  # noqa: E402
 
 
@@ -116,9 +117,13 @@ def test_predictions_of_branches_are_the_parts_that_are_scores():
     assert list(branch_predictions(ActionFlowNet(4, width=1 / 16).eval(), clip)) == ["scores"]
 
 
-def test_a_network_without_scores_has_no_predictions():
+def test_a_network_without_scores_of_classes_has_no_predictions():
     flow = ActionFlowNet(None, frames="pairs", width=1 / 16).eval()
-    with pytest.raises(ValueError, match=r"^branch_predictions: network: expected one with scores, got parts flow32, "):
-        branch_predictions(flow, torch.zeros(1, 3, 2, 32, 32))
+    clip = torch.zeros(1, 3, 2, 32, 32)
+    says = r"^branch_predictions: network: expected one with scores \(N, classes\), got "
+    with pytest.raises(ValueError, match=says + r"flow32 \(1, 2, 1, 1, 1\), flow16 "):
+        branch_predictions(flow, clip)
+    with pytest.raises(ValueError, match=says + "noise "):
+        branch_predictions(DnCNN(frames=1, width=1 / 16).eval(), clip[:, :, :1])
     with pytest.raises(ValueError, match=r"^branch_predictions: network: expected one in eval mode"):
-        branch_predictions(flow.train(), torch.zeros(1, 3, 2, 32, 32))
+        branch_predictions(flow.train(), clip)

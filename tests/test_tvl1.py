@@ -1042,6 +1042,20 @@ def pair(realdata, name):
     return *(cv2.imread(str(image), cv2.IMREAD_GRAYSCALE) for image in images), flow, valid
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1.0, 1e30])
+def test_an_exported_length_is_that_of_hypot(monkeypatch, scale):
+    """ONNX has no hypot; squares of float32 would under- or overflow at 1e-30 and 1e30. At 0 the derivative is 0."""
+    torch = pytest.importorskip("torch")
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    x, y = torch.tensor([[3.0, -4, 0, 5, 0], [4, 3, 2, 0, 0]])
+    x, y = (x * scale).requires_grad_(), (y * scale).requires_grad_()
+    length = importlib.import_module("motionspec.ops.tvl1")._norm(x, y)
+    torch.testing.assert_close(length / scale, torch.tensor([5.0, 5, 2, 5, 0]), rtol=1e-6, atol=0)
+    length.sum().backward()
+    torch.testing.assert_close(x.grad, torch.tensor([0.6, -0.8, 0, 1, 0]), rtol=1e-6, atol=0)
+    torch.testing.assert_close(y.grad, torch.tensor([0.8, 0.6, 1, 0, 0]), rtol=1e-6, atol=0)
+
+
 def end_point_error(flow, truth, valid):
     return float(np.hypot(*(flow - truth))[valid].mean())
 

@@ -164,6 +164,9 @@ def test_tsn_s_published_names_fit(tmp_path):
     backbone = BNInception(width=1 / 16)
     assert load(backbone, tmp_path / "tsn.pth.tar", drop=(r"module\.new_fc\..*",)).dropped
     assert equal(backbone, {key.removeprefix("backbone."): value for key, value in state.items()})
+    network = OFFNetwork(5, width=1 / 16)
+    load(network.backbone, tmp_path / "tsn.pth.tar")
+    assert equal(network.backbone, state)
 
 
 def test_tsm_s_published_names_fit(imagenet, tmp_path):
