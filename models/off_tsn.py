@@ -59,7 +59,7 @@ class Assembly(nn.Module):
             raise ValueError(message(name, "fusion", expected, fusion))
         self.scheme, self.gradients, self.freeze, self.fusion = scheme, gradients, freeze, fusion
         self.backbone, self.first, self.last = backbone.requires_grad_(not freeze), taps["28"][0], taps["7"][-1]
-        self.tapped = [tap for key in _LEVELS for tap in taps[key]]
+        self.taps = [tap for names in taps.values() for tap in names]
         self.off = nn.ModuleDict()
         lower = 0
         for key in _LEVELS:
@@ -94,7 +94,7 @@ class Assembly(nn.Module):
             raise ValueError(message(type(self).__name__, "clip", expected, tuple(clip.shape)))
         head = self.backbone.head(maps[self.last])
         del head["scores"]
-        frames = {tap: maps[tap] for tap in self.tapped} | head
+        frames = {tap: maps[tap] for tap in self.taps} | head
         return frames | self._levels(frames) if self.gradients == "none" else frames
 
     def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -116,7 +116,7 @@ class Assembly(nn.Module):
 
     def together(self, frames: dict[str, Tensor], pairs: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means over the frames and pairs, and their sum."""
-        parts = {key: part for key, part in (frames | pairs).items() if key not in self.tapped}
+        parts = {key: part for key, part in (frames | pairs).items() if key not in self.taps}
         parts["backbone"] = losses.consensus(parts["segments" if "segments" in parts else "steps"])
         for key in self.off:
             parts[f"scores{key}"] = losses.consensus(parts[f"pairs{key}"])

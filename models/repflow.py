@@ -13,6 +13,7 @@ from motionspec.checks import choice, count, message
 from motionspec.models.layers import _SPAN, RepresentationFlow
 from motionspec.models.resnet import ResNet
 from motionspec.models.table import Network, Stage
+from motionspec.ops import losses
 
 __all__ = ["NETWORKS", "Motion", "NonLocal", "RepFlowResNet", "released"]
 
@@ -101,19 +102,42 @@ class RepFlowResNet(ResNet):
 
     def parts(self, clip: Tensor) -> dict[str, Tensor]:
         """All predictions and flows by name, see the class."""
-        self._check(clip)
-        x, flows = clip, {}
-        for k in range(6):
-            x = self.block(k, x) if k else x
-            if k == self.place:
-                flows, x = self.motion(x)
-            if k == 4 and self.non_local is not None:
-                x = self.non_local(x)
-        parts = flows | self.head(x)
+        frames = self.frame_wise(clip)
+        parts = self.together(frames, self.pair_wise(frames))
         if self.rgb is not None:
             motion, rgb = parts["scores"], self.rgb(clip)
             parts |= {"motion": motion, "rgb": rgb, "scores": (motion + rgb) / 2}
         return parts
+
+    # For `motionspec.models.inference.Streaming`.
+
+    @property
+    def streams(self) -> bool:
+        """Whether all but sums belongs to single frames and pairs."""
+        shifted = any(getattr(module, "shift", False) for module in self.modules())
+        alone = self.kind == "2D" and not shifted and self.non_local is None and self.rgb is None
+        return alone and len(self.motion.flows) == 1 and self.motion.flows[0].value_range is not None
+
+    def frame_wise(self, clip: Tensor) -> dict[str, Tensor]:
+        """The features whose flow is taken."""
+        self._check(clip)
+        x = clip
+        for k in range(1, self.place + 1):
+            x = self.block(k, x)
+        return {"features": x}
+
+    def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Flows and scores of the pairs; with more flow layers of what is left of the frames."""
+        flows, x = self.motion(frames["features"])
+        for k in range(self.place, 6):
+            if k > self.place:
+                x = self.block(k, x)
+            if k == 4 and self.non_local is not None:
+                x = self.non_local(x)
+        return {**flows, "steps": self.head(x)["steps"]}
+
+    def together(self, frames: dict[str, Tensor], pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {**pairs, "scores": losses.consensus(pairs["steps"])}
 
     def groups(self, lr: float = 0.01, weight_decay: float = 1e-6) -> list[dict[str, Any]]:
         """Parameters for an optimizer: those of the flow layers learn at a hundredth of the rate (released code)."""

@@ -97,6 +97,8 @@ STREAMS = [
     ("off-tsn", {}),
     ("off-tsn", {"scheme": "released", "fusion": (1, 0.5, -1, 2)}),
     ("off-tsn", {"gradients": "none"}),
+    ("repflow", {"value_range": (-4.0, 4.0)}),
+    ("repflow", {"value_range": (0.0, 4.0), "place": 4, "fusion": "released", "scheme": "released"}),
     ("disentangled", {}),
     ("disentangled", {"flow": "wta", "difference": "rgb", "stride": 2}),
 ]
@@ -136,7 +138,7 @@ def test_each_frame_is_looked_at_once():
     assert sum(frames) == 5
 
 
-@pytest.mark.parametrize("name", ["resnet", "off-tsm", "off-dncnn"])
+@pytest.mark.parametrize("name", ["resnet", "off-tsm", "off-dncnn", "repflow"])
 def test_a_network_that_cannot_stream_says_why(name):
     with pytest.raises(ValueError, match=r"^Streaming: network: expected .+, got .+"):
         Streaming(small(name), 3)
