@@ -88,7 +88,8 @@ class Streaming:
 
     What belongs to a frame (maps, scores) is computed when it comes, what belongs to a pair (OFF, displacement) when
     its later frame comes, and only what looks at the whole window is computed for every window: of TSN and OFFNetwork
-    nothing but sums; of Disentangled its three branches. The result is that of `parts`, but for the order of sums.
+    nothing but sums; of Disentangled its three branches; of RFCN nothing; of DnCNN the convolutions behind the motion.
+    The result is that of `parts`, but for the order of sums.
     A network streams if it has `streams = True` and three methods: `frame_wise(clip)`, a dictionary of clips (N, C, T,
     H, W) or rows (N, T, K), each frame on its own; `pair_wise(those)`, the same with T-1; `together(both)`, the parts.
 
@@ -104,7 +105,7 @@ class Streaming:
 
     def __init__(self, network: Any, frames: int):
         if not getattr(network, "streams", False):
-            expected = "one whose maps of a frame depend on that frame alone: TSN, OFFNetwork, Disentangled"
+            expected = "one whose maps of a frame depend on it alone: TSN, OFFNetwork, Disentangled, RFCN, DnCNN"
             raise ValueError(message("Streaming", "network", expected, type(network).__name__))
         T = count("Streaming", "frames", frames)
         if getattr(network, "frames", T) != T:
