@@ -89,7 +89,8 @@ class Streaming:
     What belongs to a frame (maps, scores) is computed when it comes, what belongs to a pair (OFF, displacement) when
     its later frame comes, and only what looks at the whole window is computed for every window: of TSN and OFFNetwork
     nothing but sums; of RepFlowResNet too, if it is 2D with one flow layer and a `value_range`, without which the flow
-    depends on the whole clip; of Disentangled its three branches. The result is that of `parts`, but for rounding.
+    depends on the whole clip; of Disentangled its three branches; of RFCN nothing; of DnCNN the convolutions behind the
+    motion. The result is that of `parts`, but for rounding.
     A network streams if it has `streams = True` and three methods: `frame_wise(clip)`, a dictionary of clips (N, C, T,
     H, W) or rows (N, T, K), each frame on its own; `pair_wise(those)`, the same with T-1; `together(both)`, the parts.
 
@@ -105,7 +106,9 @@ class Streaming:
 
     def __init__(self, network: Any, frames: int):
         if not getattr(network, "streams", False):
-            expected = "TSN, OFFNetwork, Disentangled or a RepFlowResNet whose flows depend on their frames alone"
+            expected = (
+                "TSN, OFFNetwork, Disentangled, RFCN, DnCNN or a RepFlowResNet whose flows depend on their frames alone"
+            )
             raise ValueError(message("Streaming", "network", expected, type(network).__name__))
         T = count("Streaming", "frames", frames)
         if getattr(network, "frames", T) != T:

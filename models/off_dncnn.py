@@ -54,19 +54,39 @@ class DnCNN(nn.Module):
         H, W), both only with 2 frames or 3; "noise": N; "scores": D, the restored frame.
         """
         given("DnCNN", "auto", clip=(clip, f"N 3 {self.frames} H W"))
+        frames = self.frame_wise(clip)
+        return self.together(frames, self.pair_wise(frames))
+
+    # For `motionspec.models.inference.Streaming`.
+    streams = True
+
+    def frame_wise(self, clip: Tensor) -> dict[str, Tensor]:
+        """Frames of a clip and their features."""
+        given("DnCNN", "auto", clip=(clip, "N 3 T H W"))
+        return {"frames": clip, "features": _each(self.features, clip)}
+
+    def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
+        """ "off" and "motion" of the pairs of these."""
+        if self.frames == 1:
+            return {}
+        off = self.off(frames["features"])
+        return {"off": off, "motion": _each(self.motion, off)}
+
+    def together(self, frames: dict[str, Tensor], pairs: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The parts."""
         t = (self.frames - 1) // 2
-        features = self.features(clip.transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, self.frames)).transpose(1, 2)
-        x, parts = features[:, :, t], {}
-        if self.frames > 1:
-            parts["off"] = self.off(features)
-            motion = self.motion(parts["off"].transpose(1, 2).flatten(0, 1)).unflatten(0, (-1, self.frames - 1))
-            parts["motion"] = motion.transpose(1, 2)
-            x = x + motion.sum(1)
-        noise = self.rest(x)
-        return parts | {"noise": noise, "scores": clip[:, :, t] - noise}
+        x = frames["features"][:, :, t]
+        noise = self.rest(x + pairs["motion"].sum(2) if pairs else x)
+        return pairs | {"noise": noise, "scores": frames["frames"][:, :, t] - noise}
 
     def forward(self, clip: Tensor) -> Tensor:
         return self.parts(clip)["scores"]
+
+
+def _each(layers: nn.Module, clip: Tensor) -> Tensor:
+    """What layers of maps give for each map of a clip, as a clip."""
+    maps: Tensor = layers(clip.transpose(1, 2).flatten(0, 1))
+    return maps.unflatten(0, (-1, clip.shape[2])).transpose(1, 2)
 
 
 def _convolutions(channels: list[int], *, last_relu: bool = True) -> nn.Sequential:

@@ -101,6 +101,8 @@ STREAMS = [
     ("repflow", {"value_range": (0.0, 4.0), "place": 4, "fusion": "released", "scheme": "released"}),
     ("disentangled", {}),
     ("disentangled", {"flow": "wta", "difference": "rgb", "stride": 2}),
+    ("off-rfcn", {}),
+    ("off-dncnn", {}),
 ]
 
 
@@ -138,7 +140,7 @@ def test_each_frame_is_looked_at_once():
     assert sum(frames) == 5
 
 
-@pytest.mark.parametrize("name", ["resnet", "off-tsm", "off-dncnn", "repflow"])
+@pytest.mark.parametrize("name", ["resnet", "off-tsm", "repflow"])
 def test_a_network_that_cannot_stream_says_why(name):
     with pytest.raises(ValueError, match=r"^Streaming: network: expected .+, got .+"):
         Streaming(small(name), 3)
