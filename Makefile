@@ -5,12 +5,13 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-compare bench-plots resources figures lint mutants test-lowest clean
+.PHONY: help demo test bench bench-networks bench-compare bench-plots resources figures lint mutants test-lowest clean
 
 help:
 	@echo "make demo         run every operator on a photograph moved by a known flow, write motionspec-demo/report.html"
 	@echo "make test         lint, type check and run all tests"
 	@echo "make bench        time every operator, after checking it, beside floor and peers, write benchmarks/results (ONLY=off)"
+	@echo "make bench-networks  networks at full speed beside eager float32 and torch.compile, write benchmarks/results (ONLY=TSN)"
 	@echo "make bench-compare BASE=commit   fail if this checkout is slower than that commit (ONLY=off)"
 	@echo "make bench-plots  draw time and fraction of the floor over size from benchmarks/results, write docs/scaling.md"
 	@echo "make resources    compile every Triton kernel, no GPU needed, write benchmarks/resources.txt"
@@ -41,6 +42,10 @@ test: lint
 # ONLY chooses rows, as pytest's -k does: ONLY="tvl1 and forward".
 bench: .venv/.stamp
 	$(BIN)/python -m pytest benchmarks -v -rN --tb=no --results benchmarks/results $(if $(ONLY),-k '$(ONLY)')
+
+# ONLY chooses cases whose name has it: ONLY=TSN.
+bench-networks: .venv/.stamp
+	$(BIN)/python benchmarks/networks.py --results benchmarks/results $(if $(ONLY),--only '$(ONLY)')
 
 bench-compare: .venv/.stamp
 	@test -n '$(BASE)' || { echo "which commit? make bench-compare BASE=main"; exit 2; }
