@@ -47,7 +47,7 @@ _BRANCHES = [
     Case(f"disentangled: {branch}", (("disentangled", {"branches": (branch,)}),), _SNIPPET, 8)
     for branch in ("static", "motion", "change")
 ]
-# SPEC §4 and issue 5. The displacement map alone is of the 64 channels of the shared convolution, radius 10 at 224.
+# The displacement map alone is of the 64 channels of the shared convolution, radius 10 at 224.
 CASES = (
     Case("TSN RGB", (("tsn", {}),), _SEGMENTS, 32, paper=680, target=20_000),
     Case("RGB + OFF(RGB)", (("off-tsn", {}),), _SEGMENTS, 32, paper=450, target=13_500),

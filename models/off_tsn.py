@@ -19,8 +19,8 @@ __all__ = ["GRADIENTS", "NETWORKS", "Assembly", "OFFNetwork"]
 
 GRADIENTS = ("both", "temporal", "spatial", "none")
 
-# Level -> the convolution that takes the OFF in: kernel, stride, channels; then how many residual blocks (RELEASED_CODE
-# 2.2). The blocks have four times the channels.
+# Level -> the convolution that takes the OFF in: kernel, stride, channels; then how many residual blocks (the released
+# code). The blocks have four times the channels.
 _LEVELS = {"28": (7, 2, 64, 3), "14": (5, 2, 128, 2), "7": (3, 1, 256, 1)}
 
 
@@ -273,12 +273,12 @@ class OFFNetwork(Assembly):
     side, 1 x 1 to 128 channels, [Fx | Fy | Ft] of each pair, beside them what the lower level gives; a convolution that
     reduces the channels and, but for the last, halves the side; residual blocks without batch norm; a score of each
     pair, from the mean over the map. The papers print no table of these layers: kernels, channels and blocks are the
-    released code's (RELEASED_CODE 2.2), whose 18 convolutions in blocks, with the first and the classifier, are the
+    released code's, whose 18 convolutions in blocks, with the first and the classifier, are the
     "ResNet-20". There is no ReLU between the 1 x 1 and the OFF, as Fig. 4 has none.
 
     scheme: "paper", the kernels as printed in (5), (6); "sobel", with the weights 1 2 1 that the text names;
       "released", as the released code: a unit for each map, with 128 channels, after ReLU, for Ft, and 32 others for
-      right - left + up - down, pairs as in its test phase (in training it mixes up clips: RELEASED_CODE 2.5.4); the
+      right - left + up - down, pairs as in its test phase (in training it mixes up clips: the released code); the
       second block at 14 x 14 ends in 3 x 3; no ReLU after the last block; level 28 is max-pooled before its mean, for
       which H and W are at least 23. For flow and RGB differences it has gradients="temporal" only.
     gradients: "both"; "temporal" (OFF20 Table 3) or "spatial" alone; "none": the hypercolumn network (OFF18 Table 3),
@@ -344,7 +344,7 @@ def supervised(network: Any, clip: Tensor) -> Tensor:
     return losses.intermediate_supervision(scores, label, reduction="mean")
 
 
-_PROTOTXT = "RELEASED_CODE 2.2, for the 384 channels of OFF18 Fig. 4"
+_PROTOTXT = "the released code, for the 384 channels of OFF18 Fig. 4"
 _UNIT = "OFF18 §4.1, Fig. 4: 128 channels of Fx, Fy, Ft; 6 pairs of 7 segments"
 NETWORKS = (
     Network(

@@ -181,8 +181,8 @@ def load_off(
     They fit OFFNetwork(scheme="released"), for flow and RGB differences with gradients="temporal". The file's 3 x 3
     kernels of the spatial gradients must be the fixed ones, right - left + up - down without bias, which the network
     has no weights for; a dense kernel will do if its channels do not mix. The port learns them unless told not to: such
-    a file is refused. The network computes as the Caffe model does; the port has two ReLUs elsewhere (RELEASED_CODE
-    2.6).
+    a file is refused. The network computes as the Caffe model does; the port has two ReLUs elsewhere (the released
+    code).
     Returns and raises as `load`, and ValueError `load_off: file: ...` for other kernels.
     """
     given = _read(file)

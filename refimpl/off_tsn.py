@@ -7,7 +7,7 @@ import numpy as np
 from motionspec.refimpl import bn_inception, layers, losses, off
 from motionspec.refimpl.checks import Array
 
-# The maps of BN-Inception that a level takes (RELEASED_CODE 2.2).
+# The maps of BN-Inception that a level takes (the released code).
 _TAPS = {
     "28": ("inception_3a", "inception_3b"),
     "14": ("inception_3c", "inception_4a", "inception_4b", "inception_4c", "inception_4d"),
@@ -39,7 +39,7 @@ def _paper(weights: Mapping[str, Array], maps: list[Array], t: int, scheme: str,
 
 
 def _released(weights: Mapping[str, Array], maps: Mapping[str, Array], t: int, gradients: str) -> list[Array]:
-    """[cross gradient | Ft] of each map in turn, of two reductions, the second after ReLU (RELEASED_CODE 2.1)."""
+    """[cross gradient | Ft] of each map in turn, of two reductions, the second after ReLU (the released code)."""
     found = []
     for tap, m in maps.items():
         if gradients != "temporal":

@@ -32,7 +32,7 @@ def size(module):
 
 
 def test_maps_are_as_many_as_stated():
-    """OFF20 §6.1: k = 7, 30 classes and the background; 9 anchors, a box for all classes (RELEASED_CODE 3)."""
+    """OFF20 §6.1: k = 7, 30 classes and the background; 9 anchors, a box for all classes (FGFA, whose R-FCN it is)."""
     with torch.device("meta"):
         maps = parts(RFCN(depth=18), torch.empty(1, 3, 2, 600, 1000))
     assert {key: tuple(map_.shape[1:]) for key, map_ in maps.items()} == {
@@ -140,7 +140,7 @@ def test_a_squeeze_that_lets_all_pass_is_none():
 
 
 def test_frozen_is_what_fgfa_freezes():
-    """RELEASED_CODE 3: conv1, res2 and every batch norm, its statistics too."""
+    """As FGFA, whose R-FCN it is: conv1, res2 and every batch norm, its statistics too."""
     network = built().train()
     before = {key: value.clone() for key, value in network.named_buffers()}
     network(clip_of(2))

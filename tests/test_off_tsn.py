@@ -29,7 +29,7 @@ def millions(module):
 
 
 def test_released_has_as_many_parameters_as_its_prototxt():
-    """RELEASED_CODE 2.2: 9.87 M, in which 2880 are the fixed 3 x 3 kernels with their biases, here no parameters."""
+    """The released code: 9.87 M, in which 2880 are the fixed 3 x 3 kernels with their biases, here no parameters."""
     taps = 256 + 320 + 576 + 576 + 576 + 608 + 608 + 1024 + 1024
     units = taps * (128 + 32) + 9 * (128 + 32)
     level28 = (320 * 49 * 64 + 64) + 64 * (64 + 9 * 64 + 2 * 256) + 640 + 2 * (64 * (256 + 9 * 64 + 256) + 384)
@@ -48,7 +48,7 @@ def test_released_has_as_many_parameters_as_its_prototxt():
 
 
 def test_released_has_the_stages_of_its_prototxt():
-    """RELEASED_CODE 2.1, 2.2: 2, 5 and 2 units of 32 + 128 channels; the maps of 25 segments in test."""
+    """The released code: 2, 5 and 2 units of 32 + 128 channels; the maps of 25 segments in test."""
     with torch.device("meta"):
         network = OFFNetwork(scheme="released").eval()
         maps = network.parts(torch.empty(1, 3, 25, 224, 224))
@@ -69,7 +69,7 @@ def test_released_has_the_stages_of_its_prototxt():
 
 
 def test_the_published_table_of_the_paper_s_network():
-    """OFF18 §4.1: 128 channels whatever comes in; RELEASED_CODE 2.2: 18 convolutions in 3, 2 and 1 residual blocks."""
+    """OFF18 §4.1: 128 channels whatever comes in; the released code: 18 convolutions in 3, 2 and 1 residual blocks."""
     with torch.device("meta"):
         network = OFFNetwork()
     assert [network.off[level].unit.off.reduce.in_channels for level in ("28", "14", "7")] == [576, 2944, 2048]
@@ -168,7 +168,7 @@ def test_dropout_is_on_the_spatial_stream_and_before_the_classifiers():
 
 @pytest.mark.parametrize("scheme", ["paper", "released"])
 def test_starts_as_the_released_code(scheme):
-    """RELEASED_CODE 2.2: "msra" (normal, 2 / fan-in) and 0.2; classifiers normal 0.001 and 0."""
+    """The released code: "msra" (normal, 2 / fan-in) and 0.2; classifiers normal 0.001 and 0."""
     off = built(scheme=scheme, width=0.5).off
     for name, parameter in off.named_parameters():
         if name.endswith("fc.weight"):
