@@ -146,11 +146,13 @@ def line(case: Case, rows: list[Any], rates: Mapping[str, float]) -> tuple[dict[
         case.name,
         "x".join(map(str, rows[0]["clip"])),
         rows[0]["dtype"],
-        f"{value:.4g} {case.per}",
+        f"{N * T / seconds:.4g}",
+        f"{1e3 * seconds:.4g}",
         *(f"x {time / seconds:.2f}" for time in slow.values()),
         f"{count / 1e9:.3g}",
         f"{share:.0%}",
         "-" if None in memory else f"{max(memory) / 1e6:.0f}",
+        f"{max(row['others'] or 0 for row in rows):.0%}",
         "yes" if all(row["agrees"] for row in rows) else f"NO, by {max(row['error'] for row in rows):.1g}",
     ]
     return found, shown
@@ -180,9 +182,25 @@ def main() -> int:
         lines.append(shown)
     if not lines:
         parser.error(f"--only {arguments.only}: no such case; there are {', '.join(case.name for case in CASES)}")
-    header = ("case", "clip", "type", "speed", "plain", "compiled", "GFLOP", "of the rate", "peak MB", "agrees")
-    print(table(header, lines, right=header[3:9]))
-    print("\nplain, compiled: times of eager float32, and of the same under torch.compile, over those of Inference\n")
+    header = (
+        "case",
+        "clip",
+        "type",
+        "frames/s",
+        "ms",
+        "plain",
+        "compiled",
+        "GFLOP",
+        "of the rate",
+        "peak MB",
+        "others",
+        "agrees",
+    )
+    print(table(header, lines, right=header[3:11]))
+    print(
+        "\nplain, compiled: times of eager float32, and of the same under torch.compile, over those of Inference;\n"
+        "GFLOP: convolutions and matrix products alone; others: share of the cores that others took meanwhile\n"
+    )
     outcomes = [(case, outcome(case, kept.get(case.name), device)) for case in CASES]
     said = [(case.name, str(case.paper or "-"), f"{case.target or '-'} {case.per}", what) for case, what in outcomes]
     print(table(("target on an H200", "paper", "target", ""), said))

@@ -18,6 +18,8 @@ import plain  # noqa: E402
 import test_bench  # noqa: E402
 from compare import compared, install, text  # noqa: E402
 from measure import Others, peak, ratio, slug, spread, times  # noqa: E402
+from networks import CASES, Case, built  # noqa: E402
+from networks import outcome as network_outcome  # noqa: E402
 from peers import Peer, judged, peers, taken  # noqa: E402
 from progress import left, missed  # noqa: E402
 from report import beside, outcome, report, slope, slopes, slower, targets  # noqa: E402
@@ -482,3 +484,17 @@ def test_peers_are_those_that_agree_in_the_workload_s_variant():
 def test_a_peer_gets_the_options_that_it_takes():
     assert taken(lambda a, radius: a, {"radius": 5, "tau": 1}) == {"radius": 5}
     assert taken(lambda a, **options: a, {"radius": 5, "tau": 1}) == {"radius": 5, "tau": 1}
+
+
+def test_the_networks_that_are_timed_can_be_built_and_are_held_to_their_targets():
+    with torch.device("meta"):
+        for name, arguments in {repr(pair): pair for case in CASES for pair in case.networks}.values():
+            built(name, arguments)
+    row = {"plain": {"high": 5.0}}
+    speed, time = (Case("x", (), (1, 1, 1), per=per, target=10) for per in ("frames/s", "ms"))
+    for value, of_speed, of_time in ((11, "met", "MISSED"), (9, "MISSED", "met")):
+        assert network_outcome(speed, {"value": value, "rows": [row]}, "cuda") == of_speed
+        assert network_outcome(time, {"value": value, "rows": [row]}, "cuda") == of_time
+    slow = {"value": 11, "rows": [row, {"plain": {"high": 3.0}}]}
+    assert network_outcome(speed, slow, "cuda") == "MISSED: not 4 x plain float32"
+    assert network_outcome(speed, slow, "cpu") == network_outcome(speed, None, "cuda") == "not measured here"
