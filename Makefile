@@ -5,17 +5,19 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test bench bench-networks bench-compare bench-plots resources figures lint mutants test-lowest clean
+.PHONY: help demo test test-slow bench bench-networks bench-compare bench-plots resources figures exports lint mutants test-lowest clean
 
 help:
 	@echo "make demo         run every operator on a photograph moved by a known flow, write motionspec-demo/report.html"
 	@echo "make test         lint, type check and run all tests"
+	@echo "make test-slow    the tests that it leaves out: exports of each network, and compiled by inductor (some minutes)"
 	@echo "make bench        time every operator, after checking it, beside floor and peers, write benchmarks/results (ONLY=off)"
 	@echo "make bench-networks  networks at full speed beside eager float32 and torch.compile, write benchmarks/results (ONLY=TSN)"
 	@echo "make bench-compare BASE=commit   fail if this checkout is slower than that commit (ONLY=off)"
 	@echo "make bench-plots  draw time and fraction of the floor over size from benchmarks/results, write docs/scaling.md"
 	@echo "make resources    compile every Triton kernel, no GPU needed, write benchmarks/resources.txt"
 	@echo "make figures      draw docs/figures/*.png again"
+	@echo "make exports      export and compile each network, write docs/exports.md"
 	@echo "make lint         ruff and mypy only"
 	@echo "make test-lowest  the oracle with the lowest NumPy and SciPy that pyproject.toml admits, without torch"
 	@echo "make mutants      plant mistakes in operators and oracle and count those that the tests miss (an hour; STEMS=warp)"
@@ -35,9 +37,12 @@ demo: .venv/.stamp
 
 test: lint
 	@echo "== tests"
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow'
 	@echo "== Triton kernels in Triton's interpreter"
 	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/test_kernels.py
+
+test-slow: .venv/.stamp
+	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
 
 # ONLY chooses rows, as pytest's -k does: ONLY="tvl1 and forward".
 bench: .venv/.stamp
@@ -59,6 +64,9 @@ resources: .venv/.stamp
 
 figures: .venv/.stamp
 	$(BIN)/python docs/figures.py
+
+exports: .venv/.stamp
+	$(BIN)/python docs/exports.py
 
 lint: .venv/.stamp
 	@echo "== ruff, then mypy on an installed copy"

@@ -252,7 +252,6 @@ def test_pictures_show_sign_unknown_and_excess():
 # -- real frames -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_rubberwhale_with_its_ground_truth(realdata, tmp_path, capsys):
     folder = realdata / "flow" / "middlebury"
     frames = [folder / "other-data" / "RubberWhale" / f"frame1{n}.png" for n in (0, 1)]
@@ -263,7 +262,6 @@ def test_rubberwhale_with_its_ground_truth(realdata, tmp_path, capsys):
     assert after < before / 4
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "clip",
     [

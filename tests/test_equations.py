@@ -334,7 +334,6 @@ def test_compiles_once_for_all_sizes(name):
     assert len(sizes) == 3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -12,6 +12,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+import exports  # noqa: E402
+
 from motionspec.models.table import STEMS, networks  # noqa: E402
 from motionspec.models.tables import ABLATIONS  # noqa: E402
 
@@ -214,20 +216,24 @@ def test_compiles_as_one_graph(name):
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning")  # of torch about itself
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("form", exports.FORMS)
 @each_network
-def test_exports_to_pytorch_and_onnx(name, tmp_path):
-    onnxruntime = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    network, clip = small(name).float(), clip_of(name).float()
-    want = network(clip).detach().numpy()
-    program = torch.export.export(network, (clip,))
-    close(program.module()(clip).detach().numpy(), want, 1e-5)
-    path = tmp_path / "network.onnx"
-    torch.onnx.export(program, dynamo=True, verbose=False).save(path)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, {session.get_inputs()[0].name: clip.numpy()})
-    close(got, want, 1e-4)
+def test_exports(name, form):
+    if form == "ONNX":
+        pytest.importorskip("onnxruntime")
+        pytest.importorskip("onnxscript")
+    assert exports.difference(small(name).float(), clip_of(name).float(), form) < exports.FORMS[form][1]
+
+
+def test_the_page_of_exports_has_every_network_and_what_the_limits_allow():
+    head, *rows = re.findall(r"^\| (?!-)(.*) \|$", exports.PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    assert head.split(" | ") == ["network", *exports.FORMS]
+    cells = [row.split(" | ") for row in rows]
+    assert [name for name, *_ in cells] == list(networks()), "make exports"
+    for name, *numbers in cells:
+        for number, (_, most) in zip(numbers, exports.FORMS.values(), strict=True):
+            assert float(number) < most, name
 
 
 def test_every_row_of_the_ablation_tables_can_be_built():

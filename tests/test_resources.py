@@ -14,7 +14,6 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("capability", [80, 90, 100])
 def test_kernels_do_not_spill_and_take_what_is_committed(monkeypatch, tmp_path, capability):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # what is compiled here is compiled now

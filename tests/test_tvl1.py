@@ -1060,7 +1060,6 @@ def end_point_error(flow, truth, valid):
     return float(np.hypot(*(flow - truth))[valid].mean())
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", PAIRS)
 def test_pyramid_flow_of_real_pairs_is_not_worse_than_the_better_peer(realdata, name):
     """Ours with its defaults on all pairs; the peers with theirs, on the same grey images and pixels."""
