@@ -17,7 +17,7 @@ from motionspec.ops.compiled import apart, copy, kernel, part
 from motionspec.ops.tvl1_planes_numba import gradient_backward, prepare, store, to_gradient
 
 STATES = 1 << 23  # bytes of states that backward keeps before it thins them out
-_V = 8
+LANES = 8  # maps side by side
 _U = np.uintp  # an index that cannot be negative needs no check
 
 
@@ -25,7 +25,7 @@ _U = np.uintp  # an index that cannot be negative needs no check
 def _row(upper, below, above, here, rho, hx, hy, limit, w):
     """(5) of the row `upper`, whose next is `below`, and (2)-(4) of the row `here`, whose last is `above`."""
     ax, bx, ay, by, r, epsilon, one = w[0], w[1], w[2], w[3], w[4], w[6], w.dtype.type(1)
-    V = _U(_V)
+    V = _U(LANES)
     for x in range(_U(rho.size) // V):
         for lane in range(V):
             left = x * _U(6) * V + lane
@@ -71,7 +71,7 @@ def _iterate(s, planes, S, n, dual, w):
                 above, here, i = y, y + 1, (y + 1) * S
             if not fields:
                 below = spare
-            end = i + S - _V
+            end = i + S - LANES
             constants = planes[0, i:end], planes[1, i:end], planes[2, i:end], planes[3, i:end]
             _row(s[k], s[below], s[above], s[here], *constants, w)
 
@@ -84,7 +84,7 @@ def _row_backward(s, below, bar, bar_below, d, s0, bar0, d0, d_above, grow, by_r
     flow before. `grow`, by rho / L, by h and, where clipped, by lambda theta g itself, and by_r grow.
     """
     ax, bx, ay, by, r, epsilon = w[0], w[1], w[2], w[3], w[4], w[6]
-    zero, one, V = w.dtype.type(0), w.dtype.type(1), _U(_V)
+    zero, one, V = w.dtype.type(0), w.dtype.type(1), _U(LANES)
     for x in range(_U(rho.size) // V):
         for lane in range(V):
             k, i, g = (x + _U(1)) * _U(6) * V + lane, x * V + lane, x * _U(5) * V + lane
@@ -137,21 +137,21 @@ def _iterate_backward(s, bar, d, grow, by_r, planes, S, first, w):
         k = y + 1 if y < H and not first else spare
         below = min(k + 1, H) if k < spare else spare
         k0, g, i = (y, y - 1, y * S) if y > 0 else (spare, H, S)
-        end = i + S - _V
+        end = i + S - LANES
         constants = planes[0, i:end], planes[1, i:end], planes[2, i:end], planes[3, i:end], planes[4, i:end]
         above = d[(y + 1) % 3] if y > 1 else d[3]
         after = s[k], s[below], bar[k], bar[min(k, H) + 1], d[y % 3]
         _row_backward(*after, s[k0], bar[k0], d[(y + 2) % 3], above, grow[g], by_r[int(k == spare)], *constants, w)
         if k == H:
-            for e in range(0, d.shape[1], 2 * _V):
-                for i in range(e + _V, e + 2 * _V):
+            for e in range(0, d.shape[1], 2 * LANES):
+                for i in range(e + LANES, e + 2 * LANES):
                     d[y % 3, i] = zero
 
 
 @apart
 def _weights(sums, s, s_above, bar):
-    """Add the derivatives by theta (ax, bx, ay, by) in one row, for each lane, to sums (4, _V)."""
-    V = _U(_V)
+    """Add the derivatives by theta (ax, bx, ay, by) in one row, for each lane, to sums (4, LANES)."""
+    V = _U(LANES)
     for x in range(_U(s.size) // (_U(6) * V) - _U(2)):
         for lane in range(V):
             left = x * _U(6) * V + lane
@@ -167,40 +167,40 @@ def _weights(sums, s, s_above, bar):
 def _plane(to, mixed, S, number):
     """A plane from one number of the five of every cell."""
     for y in range(to.size // S - 2):
-        for x in range(S // _V - 1):
-            for lane in range(_V):
-                to[(y + 1) * S + x * _V + lane] = mixed[y, (x * 5 + number) * _V + lane]
+        for x in range(S // LANES - 1):
+            for lane in range(LANES):
+                to[(y + 1) * S + x * LANES + lane] = mixed[y, (x * 5 + number) * LANES + lane]
 
 
 @apart
 def _add_products(sums, a, b):
     """Add what a and b give in each lane."""
-    for i in range(0, a.size, _V):
-        for lane in range(_V):
+    for i in range(0, a.size, LANES):
+        for lane in range(LANES):
             sums[lane] += a[i + lane] * b[i + lane]
 
 
 @part
 def _mixed(H, W, dtype):
     """Rows of cells of six numbers, with one above, one below, and one for what is computed for nothing."""
-    return np.zeros((H + 3, (W + 2) * 6 * _V), dtype)
+    return np.zeros((H + 3, (W + 2) * 6 * LANES), dtype)
 
 
 @kernel
 def forward(maps1, maps2, flow, w, n, low, high):
     """Eights low to high of maps1 and maps2 (M, H, W) into flow (N, 2, C, H, W)."""
     C, H, W = flow.shape[2:]
-    S = (W + 1) * _V
+    S = (W + 1) * LANES
     planes, f, s = np.zeros((7, (H + 2) * S), w.dtype), np.zeros((2, (H + 2) * S), w.dtype), _mixed(H, W, w.dtype)
     for eight in range(low, high):
-        first = eight * _V
-        prepare(maps1, maps2, first, _V, planes, f[0], f[1], w)
+        first = eight * LANES
+        prepare(maps1, maps2, first, LANES, planes, f[0], f[1], w)
         s[:] = 0
         _iterate(s, planes, S, n, False, w)
         for y in range(H):
-            for m in range(first, min(first + _V, len(maps1))):
+            for m in range(first, min(first + LANES, len(maps1))):
                 for k in range(2):
-                    line, cells = flow[m // C, k, m % C, y], s[y + 1, (6 + k) * _V + m - first :: 6 * _V]
+                    line, cells = flow[m // C, k, m % C, y], s[y + 1, (6 + k) * LANES + m - first :: 6 * LANES]
                     for x in range(W):
                         line[x] = cells[x]
 
@@ -209,17 +209,21 @@ def forward(maps1, maps2, flow, w, n, low, high):
 def backward(maps1, maps2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, high):
     """Derivatives by the maps into bar1, bar2; if `numbers`, by theta (ax, bx, ay, by), r, lambda theta into sums."""
     C, H, W = by_flow.shape[2:]
-    S = (W + 1) * _V
+    S = (W + 1) * LANES
     planes, f = np.zeros((7, (H + 2) * S), w.dtype), np.zeros((7, (H + 2) * S), w.dtype)
-    bar, d = _mixed(H, W, w.dtype), np.zeros((4, (W + 2) * 4 * _V), w.dtype)
+    bar, d = _mixed(H, W, w.dtype), np.zeros((4, (W + 2) * 4 * LANES), w.dtype)
     size = bar.size
     marked = np.zeros(((n + k - 1) // k, *bar.shape), w.dtype)  # every k-th state
     kept = np.zeros((min(k, n), *bar.shape), w.dtype)  # those from one that is marked to before the next
-    grow, by_r, ones = np.zeros((H + 1, W * 5 * _V), w.dtype), np.zeros((2, W * _V), w.dtype), np.ones(W * _V, w.dtype)
-    of_row, found = np.zeros((4, _V), w.dtype), np.zeros((6, _V))
+    grow, by_r, ones = (
+        np.zeros((H + 1, W * 5 * LANES), w.dtype),
+        np.zeros((2, W * LANES), w.dtype),
+        np.ones(W * LANES, w.dtype),
+    )
+    of_row, found = np.zeros((4, LANES), w.dtype), np.zeros((6, LANES))
     for eight in range(low, high):
-        first, count = eight * _V, min(_V, len(maps1) - eight * _V)
-        prepare(maps1, maps2, first, _V, planes, f[0], f[1], w)
+        first, count = eight * LANES, min(LANES, len(maps1) - eight * LANES)
+        prepare(maps1, maps2, first, LANES, planes, f[0], f[1], w)
         for j in range(1, len(marked)):
             copy(marked[j].reshape(size), marked[j - 1].reshape(size))
             _iterate(marked[j], planes, S, k, True, w)
@@ -227,7 +231,7 @@ def backward(maps1, maps2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, hig
         for y in range(H):
             for m in range(first, first + count):
                 for j in range(2):
-                    line, cells = by_flow[m // C, j, m % C, y], bar[y + 1, (6 + j) * _V + m - first :: 6 * _V]
+                    line, cells = by_flow[m // C, j, m % C, y], bar[y + 1, (6 + j) * LANES + m - first :: 6 * LANES]
                     for x in range(W):
                         cells[x] = line[x]
         for t in range(n - 1, -1, -1):
@@ -256,6 +260,6 @@ def backward(maps1, maps2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, hig
         copy(f[5], by_rho)
         for i in range(by_rho.size):
             by_rho[i] = -by_rho[i]
-        gradient_backward(f[5], by_rho, by_gx, by_gy, f[6], S, _V, w[6] > 0)
-        store(bar1, first, by_rho, _V)
-        store(bar2, first, f[5], _V)
+        gradient_backward(f[5], by_rho, by_gx, by_gy, f[6], S, LANES, w[6] > 0)
+        store(bar1, first, by_rho, LANES)
+        store(bar2, first, f[5], LANES)

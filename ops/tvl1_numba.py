@@ -270,7 +270,7 @@ def _numbers(like: Tensor, tau: Tensor, lam: Tensor, theta: Tensor, wx: Tensor, 
 def _in_eights(f: Tensor) -> bool:
     """Whether there are eight maps whose states fit into the second cache together."""
     N, C, H, W = f.shape
-    return N * C >= 8 and H * W <= 2048
+    return N * C >= eights.LANES and H * W <= 2048
 
 
 def _maps(f: Tensor) -> Any:
@@ -293,7 +293,7 @@ def representation_flow(
     N, C, H, W = f1.shape
     flow = torch.empty(N, 2, C, H, W, dtype=f1.dtype)
     w = _numbers(f1, tau, lam, theta, wx, wy, released)
-    run, pieces = (eights.forward, -(-N * C // 8)) if _in_eights(f1) else (_forward, N * C)
+    run, pieces = (eights.forward, -(-N * C // eights.LANES)) if _in_eights(f1) else (_forward, N * C)
     share(run, pieces, f1.numel() * n_iter // _SMALL, _maps(f1), _maps(f2), flow.numpy(), w, n_iter)
     return flow.flatten(1, 2)
 
@@ -319,7 +319,8 @@ def _representation_flow_backward(
     sums = np.zeros((N * C, 6))
     run, pieces, size, most = _backward, N * C, (H + 2) * (W + 1), _STATES
     if _in_eights(f1):
-        run, pieces, size, most = eights.backward, -(-N * C // 8), 8 * (H + 3) * (W + 2), eights.STATES
+        run, pieces, most = eights.backward, -(-N * C // eights.LANES), eights.STATES
+        size = eights.LANES * (H + 3) * (W + 2)
     k = n_iter if 6 * n_iter * size * w.itemsize <= most else math.isqrt(n_iter - 1) + 1
     given = by_flow.contiguous().view(N, 2, C, H, W).numpy()
     out = bar1.flatten(0, 1).numpy(), bar2.flatten(0, 1).numpy(), sums
