@@ -26,5 +26,4 @@ def off_tsm(
         clip = maps[f"layer{k - 1}"] = resnet.block(backbone, k, clip, shift=True)
     head = resnet.head(backbone, clip)
     parts = {"steps": head["steps"], "backbone": head["scores"]}
-    parts |= off_tsn.sub_network(off_tsn.under(weights, "off."), maps, _TAPS, scheme=scheme, gradients=gradients)
-    return parts | {"scores": off_tsn.fused(parts, fusion)}
+    return off_tsn.assembly(weights, maps, _TAPS, parts, scheme=scheme, gradients=gradients, fusion=fusion)

@@ -105,10 +105,21 @@ def sub_network(
     return parts
 
 
-def fused(parts: Mapping[str, Array], fusion: tuple[float, float, float, float]) -> Array:
-    """The weighted sum of the scores of the backbone and levels 28, 14, 7 (OFF18 §4.3)."""
+def assembly(
+    weights: Mapping[str, Array],
+    maps: Mapping[str, Array],
+    taps: Mapping[str, tuple[str, ...]],
+    backbone: Mapping[str, Array],
+    *,
+    scheme: str,
+    gradients: str,
+    fusion: tuple[float, float, float, float],
+) -> dict[str, Array]:
+    """What backbone and sub-network predict, and the weighted sum of the backbone and levels 28, 14, 7 (OFF18 §4.3)."""
+    parts = dict(backbone) | sub_network(under(weights, "off."), maps, taps, scheme=scheme, gradients=gradients)
     a, b, c, d = fusion
-    return a * parts["backbone"] + b * parts["scores28"] + c * parts["scores14"] + d * parts["scores7"]
+    scores = a * parts["backbone"] + b * parts["scores28"] + c * parts["scores14"] + d * parts["scores7"]
+    return parts | {"scores": scores}
 
 
 def off_network(
@@ -127,5 +138,4 @@ def off_network(
     maps = bn_inception.taps(backbone, clip)
     head = bn_inception.head(backbone, maps["inception_5b"])
     parts = {"segments": head["segments"], "backbone": head["scores"]}
-    parts |= sub_network(under(weights, "off."), maps, _TAPS, scheme=scheme, gradients=gradients)
-    return parts | {"scores": fused(parts, fusion)}
+    return assembly(weights, maps, _TAPS, parts, scheme=scheme, gradients=gradients, fusion=fusion)
