@@ -1331,7 +1331,9 @@ def imported(path):
     [
         ("refimpl", ("torch", "numba", "cv2", "motionspec.ops", "motionspec.models", "motionspec.cli")),
         ("ops", ("motionspec.refimpl", "motionspec.models", "motionspec.cli")),
-        ("models", ("motionspec.refimpl", "motionspec.cli")),
+        ("models", ("motionspec.refimpl", "motionspec.data", "motionspec.train", "motionspec.cli")),
+        ("data", ("motionspec.train", "motionspec.cli")),
+        ("train", ("motionspec.cli",)),
         ("package", ("torch", "motionspec.ops", "motionspec.models")),
     ],
 )
@@ -1344,7 +1346,7 @@ def test_no_voice_imports_one_that_it_must_not_know(folder, forbidden):
 
 
 def test_the_folders_of_the_checkout_are_no_second_copy():
-    names = ["ops", "refimpl", "models", "cli"]
+    names = ["ops", "refimpl", "models", "data", "train", "cli"]
     code = (
         "import importlib\n"
         f"for name in {names}:\n"
