@@ -18,23 +18,27 @@ CLASSES = ("left", "right", "still")
 
 
 class Clips(torch.utils.data.Dataset):
-    """Random clips (V, 3, 2, 4, 4) of three classes; those in `broken` cannot be read."""
+    """Random clips (V, 3, 2, 4, 4) of three classes; those in `broken` cannot be read. Its own source, too."""
 
-    classes = CLASSES
-
-    def __init__(self, count=7, views=None, broken=()):
-        self.count, self.views, self.broken = count, views, broken
+    def __init__(self, count=7, views=None, broken=(), classes=CLASSES):
+        self.views, self.broken, self.classes = views, broken, classes
         self.names = tuple(f"clip{k}.avi" for k in range(count))
+        self.labels = tuple(k % len(classes) for k in range(count))
+        self.source = self
 
     def __len__(self):
-        return self.count
+        return len(self.names)
 
     def __getitem__(self, index):
         if index in self.broken:
             raise VideoError(f"{self.names[index]}: the file is empty; fetch it again")
         shape = (3, 2, 4, 4) if self.views is None else (self.views, 3, 2, 4, 4)
         values = np.random.default_rng((0, index)).normal(size=shape).astype(np.float32)
-        return {"clip": torch.from_numpy(values), "label": torch.tensor(index % 3), "index": torch.tensor(index)}
+        return {
+            "clip": torch.from_numpy(values),
+            "label": torch.tensor(self.labels[index]),
+            "index": torch.tensor(index),
+        }
 
 
 class Net(torch.nn.Module):
@@ -120,8 +124,25 @@ def test_nothing_left_to_judge():
 
 
 def test_scores_of_another_number_of_classes():
-    with pytest.raises(ValueError, match=r"score: network: expected scores of the 3 classes of the data, got 4"):
+    with pytest.raises(ValueError, match=r"score: network: expected scores of 3 classes, got 4"):
         evaluate.score(Net(4), Clips())
+
+
+def test_the_data_may_have_some_of_the_classes_in_another_order():
+    found = evaluate.score(Net(4), Clips(classes=("still", "left")), classes=("left", "other", "right", "still"))
+    assert found.classes == ("left", "other", "right", "still") and found.label.tolist() == [3, 0, 3, 0, 3, 0, 3]
+    assert evaluate.classification(found)["per_class_count"] == {"left": 3, "other": 0, "right": 0, "still": 4}
+    with pytest.raises(
+        ValueError, match="score: clips: expected classes that the network knows, a, b, still, got left, right"
+    ):
+        evaluate.score(Net(), Clips(), classes=("a", "b", "still"))
+
+
+def test_clips_without_labels():
+    clips = Clips()
+    clips.labels = (0, 1, -1, 0, 1, 2, 0)
+    with pytest.raises(ValueError, match="score: clips: expected a class for each clip"):
+        evaluate.score(Net(), clips)
 
 
 def test_scores_that_are_not_finite_name_the_clip():

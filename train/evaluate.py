@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from motionspec.checks import choice, count, message
+from motionspec.data.source import NO_LABEL
 from motionspec.data.video import VideoError
 from motionspec.ops import losses, metrics
 
@@ -64,25 +65,34 @@ def score(
     network: nn.Module,
     clips: Any,
     *,
+    classes: Sequence[str] | None = None,
     batch: int = 8,
     workers: int = 0,
     device: torch.device | str = "cpu",
     broken: str = "raise",
     progress: Progress | None = None,
 ) -> Scores:
-    """The network's scores of every clip of a dataset such as `data.clips.Clips`, the mean over the clip's views.
+    """The network's scores of every clip of a dataset, `data.clips.Clips(..., train=False)`, the mean over its views.
 
+    classes: those that the network knows, in its order; default: the data's. The data may have fewer of them.
     batch: how many clips a forward takes; the views of a video are spread over several if they are more. Neither it nor
     `workers` changes a score beyond the rounding of float32. The network is judged in evaluation mode on `device`, and
     left in the mode it was in.
     Broken videos: "raise" stops at the first; "skip" goes on without, and the result names each. None is replaced.
-    Raises VideoError; TypeError or ValueError `score: argument: expected ..., got ...` for options, no clip that can be
-    read, another number of classes, or scores that are not finite.
+    Raises VideoError; TypeError or ValueError `score: argument: expected ..., got ...` for options, clips without
+    labels, classes that the network does not know, no clip that can be read, or scores that are not finite.
     """
     choice("score", "broken", broken, ("raise", "skip"))
     count("score", "batch", batch)
     count("score", "workers", workers, 0)
-    names, classes = tuple(clips.names), tuple(clips.classes)
+    source = clips.source
+    known = tuple(source.classes if classes is None else classes)
+    strange = [name for name in source.classes if name not in known]
+    if strange:
+        raise ValueError(message("score", "clips", f"classes that the network knows, {_some(known)}", _some(strange)))
+    if NO_LABEL in source.labels:
+        raise ValueError(message("score", "clips", "a class for each clip", "clips without"))
+    names, number = source.names, [known.index(name) for name in source.classes]
     read: list[int] = []
     labels: list[int] = []
     wrong: dict[str, str] = {}
@@ -98,7 +108,7 @@ def score(
                 wrong[names[k]] = sample
             else:
                 read.append(k)
-                labels.append(int(sample["label"]))
+                labels.append(number[sample["label"]])
                 waiting.append(sample["clip"] if sample["clip"].ndim == 5 else sample["clip"][None])
             if waiting and (sum(map(len, waiting)) >= batch or k + 1 == len(names)):
                 found.append(_forward(network, torch.stack(waiting), batch, device))
@@ -110,14 +120,12 @@ def score(
     if not found:
         raise ValueError(message("score", "clips", "at least one that can be read", f"{len(wrong)} broken"))
     scores = torch.cat(found)
-    if scores.shape[1] != len(classes):
-        raise ValueError(
-            message("score", "network", f"scores of the {len(classes)} classes of the data", scores.shape[1])
-        )
+    if scores.shape[1] != len(known):
+        raise ValueError(message("score", "network", f"scores of {len(known)} classes", scores.shape[1]))
     unusable = [names[k] for k, row in zip(read, scores, strict=True) if not row.isfinite().all()]
     if unusable:
         raise ValueError(message("score", "network", "finite scores", f"NaN or infinity for {_some(unusable)}"))
-    return Scores(tuple(names[k] for k in read), classes, scores, torch.tensor(labels), wrong)
+    return Scores(tuple(names[k] for k in read), known, scores, torch.tensor(labels), wrong)
 
 
 def _forward(network: nn.Module, clips: Tensor, batch: int, device: torch.device | str) -> Tensor:
