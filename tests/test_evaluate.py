@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 cv2 = pytest.importorskip("cv2")
 
+from motionspec.data.clips import View  # noqa: E402
 from motionspec.data.video import VideoError  # noqa: E402
 from motionspec.ops import metrics  # noqa: E402
 from motionspec.train import evaluate  # noqa: E402
@@ -29,7 +30,8 @@ class Clips(torch.utils.data.Dataset):
     def __len__(self):
         return len(self.names)
 
-    def __getitem__(self, index):
+    def __getitem__(self, key):
+        _, index = key if isinstance(key, tuple) else (0, key)
         if index in self.broken:
             raise VideoError(f"{self.names[index]}: the file is empty; fetch it again")
         shape = (3, 2, 4, 4) if self.views is None else (self.views, 3, 2, 4, 4)
@@ -53,7 +55,10 @@ class Net(torch.nn.Module):
 
 def scored(scores, label, names=None, classes=CLASSES, broken=None):
     names = names or tuple(f"{k}.avi" for k in range(len(label)))
-    return Scores(names, classes, torch.tensor(scores, dtype=torch.float64), torch.tensor(label), broken or {})
+    scores = torch.tensor(scores, dtype=torch.float64)
+    broken = broken or {}
+    scores[[*broken]] = torch.nan
+    return Scores(names, classes, scores, torch.tensor(label), broken)
 
 
 # -- scores ------------------------------------------------------------------------------------------------------------
@@ -110,10 +115,11 @@ def test_a_broken_video_stops_the_evaluation_and_is_named():
 @pytest.mark.parametrize("workers", [0, 1])
 def test_skipped_videos_are_named_and_no_other_takes_their_place(workers):
     whole = evaluate.score(Net(), Clips())
-    found = evaluate.score(Net(), Clips(broken=[2, 3]), broken="skip", workers=workers)
-    assert found.names == tuple(f"clip{k}.avi" for k in (0, 1, 4, 5, 6))
-    assert found.broken == {f"clip{k}.avi": f"clip{k}.avi: the file is empty; fetch it again" for k in (2, 3)}
-    torch.testing.assert_close(found.scores, whole.scores[[0, 1, 4, 5, 6]], rtol=1e-6, atol=1e-6)
+    found = evaluate.score(Net(), Clips(broken=[2, 6]), broken="skip", workers=workers)
+    assert found.broken == {k: f"clip{k}.avi: the file is empty; fetch it again" for k in (2, 6)}
+    assert found.names == whole.names and found.scores[[2, 6]].isnan().all()
+    torch.testing.assert_close(found.judged()[0], whole.scores[[0, 1, 3, 4, 5]], rtol=1e-6, atol=1e-6)
+    assert found.judged()[1].tolist() == [0, 1, 0, 1, 2]
 
 
 def test_nothing_left_to_judge():
@@ -173,7 +179,7 @@ def test_top_5_where_there_are_more_classes_than_that():
 
 
 def test_a_class_without_samples_has_no_accuracy_and_skipped_clips_bound_the_share():
-    found = evaluate.classification(scored([[3, 1, 0]], [0], broken={"x.avi": "x.avi: empty"}))
+    found = evaluate.classification(scored([[3, 1, 0], [0, 9, 0]], [0, 1], broken={1: "x.avi: empty"}))
     assert found["per_class_accuracy"] == {"left": 1.0, "right": None, "still": None}
     assert found["top_1"] == 1.0 and found["top_1_skipped_as_wrong"] == 0.5
     json.dumps(found, allow_nan=False)
@@ -196,26 +202,20 @@ def test_fusion_is_the_weighted_sum_of_the_scores():
     assert evaluate.fuse([(a, 1.0)]).scores.equal(a.scores)
 
 
-def test_fusion_puts_the_clips_of_the_second_into_the_order_of_the_first():
-    a = scored([[1, 0, 0], [0, 1, 0]], [0, 1], ("x", "y"))
-    b = scored([[0, 2, 0], [2, 0, 0]], [1, 0], ("y", "x"))
-    assert evaluate.fuse([(a, 1), (b, 1)]).scores.tolist() == [[3, 0, 0], [0, 3, 0]]
-
-
 def test_what_one_network_could_not_read_is_broken_for_all():
-    a = scored([[1, 0, 0], [0, 1, 0]], [0, 1], ("x", "y"))
-    b = scored([[0, 2, 0]], [1], ("y",), broken={"x": "x: too short"})
+    a = scored([[1, 0, 0], [0, 1, 0]], [0, 1])
+    b = scored([[0, 0, 0], [0, 2, 0]], [0, 1], broken={0: "x: too short"})
     for runs in ([(a, 1), (b, 1)], [(b, 1), (a, 1)]):
         fused = evaluate.fuse(runs)
-        assert (fused.names, fused.broken, fused.scores.tolist()) == (("y",), {"x": "x: too short"}, [[0, 3, 0]])
+        assert (fused.broken, fused.judged()[0].tolist()) == ({0: "x: too short"}, [[0, 3, 0]])
 
 
 @pytest.mark.parametrize(
     ("other", "weight", "says"),
     [
-        (scored([[1, 0, 0]], [0], ("y",)), 1, r"fuse: scores\[1\]: expected the same clips, got others: x.*y"),
-        (scored([[1, 0, 0]], [1], ("x",)), 1, r"fuse: scores\[1\]: expected the same labels, got another for x"),
-        (scored([[1, 0, 0]], [0], ("x",), tuple("abc")), 1, r"fuse: scores\[1\]: expected classes left, right, still"),
+        (scored([[1, 0, 0]], [0], ("y",)), 1, r"fuse: scores\[1\]: expected the same clips with the same labels"),
+        (scored([[1, 0, 0]], [1], ("x",)), 1, r"fuse: scores\[1\]: expected the same clips with the same labels"),
+        (scored([[1, 0, 0]], [0], ("x",), tuple("abc")), 1, r"fuse: scores\[1\]: expected the classes left, right"),
         (scored([[1, 0, 0]], [0], ("x",)), float("nan"), r"fuse: weight\[1\]: expected a finite number"),
         (scored([[1, 0, 0]], [0], ("x",)), 0.0, r"fuse: weight\[1\]: expected a finite number"),
     ],
@@ -225,12 +225,43 @@ def test_what_cannot_be_fused(other, weight, says):
         evaluate.fuse([(scored([[1, 0, 0]], [0], ("x",)), 1), (other, weight)])
 
 
+# -- protocols ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("names", "segments", "clips", "shape"),
+    [
+        ([], 1, 1, (3, 2, 8, 8)),
+        (["25-segments"], 1, 25, (3, 2, 8, 8)),
+        (["25-segments"], 3, 1, (3, 50, 8, 8)),
+        (["10-crop"], 3, 10, (3, 6, 8, 8)),
+        (["25-segments", "10-crop"], 1, 250, (3, 2, 8, 8)),
+        (["64-random"], 1, 64, (3, 2, 8, 8)),
+    ],
+)
+def test_protocols(names, segments, clips, shape):
+    view = evaluate.protocol(View(size=8, segments=segments, length=2), names)
+    assert view.shape(train=False) == shape
+    rng = np.random.default_rng(0)
+    views = len(view.times(40, train=False, rng=rng)) * len(view.windows(10, 12, train=False, rng=rng))
+    assert views == clips
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [(["5-crop"], "one of '25-segments'"), (["10-crop", "64-random"], "64-random alone"), (["10-crop"] * 2, "once")],
+)
+def test_protocols_that_are_none(names, says):
+    with pytest.raises(ValueError, match=f"protocol: names: expected .*{says}"):
+        evaluate.protocol(View(size=8), names)
+
+
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
 def test_files_of_a_result(tmp_path):
     pytest.importorskip("matplotlib")
-    of = scored([[3, 1, 0], [0, 2, 1], [1, 5, 0], [0, 2, 0]], [0, 1, 2, 0], broken={"x.avi": "x.avi: empty"})
+    of = scored([[3, 1, 0], [0, 2, 1], [1, 5, 0], [0, 0, 0], [0, 2, 0]], [0, 1, 2, 0, 0], broken={3: "3.avi: empty"})
     evaluate.write(tmp_path / "out", of, {"seed": 3})
     with (tmp_path / "out" / "confusion.csv").open(newline="", encoding="utf-8") as file:
         assert [*csv.reader(file)] == [
@@ -249,10 +280,10 @@ def test_files_of_a_result(tmp_path):
     ]
     with (tmp_path / "out" / "scores.csv").open(newline="", encoding="utf-8") as file:
         table = [*csv.reader(file)]
-    assert table[0] == ["clip", "true", "predicted", *CLASSES] and table[4][:3] == ["3.avi", "left", "right"]
+    assert table[0] == ["clip", "true", "predicted", *CLASSES] and table[4][:3] == ["4.avi", "left", "right"]
     assert [float(x) for x in table[1][3:]] == [3, 1, 0]
     result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
-    assert result["seed"] == 3 and result["skipped"] == {"x.avi": "x.avi: empty"}
+    assert result["seed"] == 3 and result["skipped"] == [{"clip": "3.avi", "why": "3.avi: empty"}]
     assert (result["clips"], result["judged"]) == (5, 4)
     assert result["metrics"] == evaluate.classification(of)
     picture = cv2.imread(str(tmp_path / "out" / "confusion.png"))

@@ -11,51 +11,77 @@ import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from motionspec.checks import choice, count, message
+from motionspec.data.clips import Clips, Epochs, View, loader
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import VideoError
 from motionspec.ops import losses, metrics
 
-__all__ = ["Scores", "classification", "confusion", "fuse", "score", "write"]
+__all__ = ["PROTOCOLS", "Scores", "classification", "confusion", "fuse", "protocol", "score", "write"]
 
 Progress = Callable[[str, int, int | None], None]
+
+PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "25-segments": ("OFF18 §4.3, DC18 §4.2", {"places": 25}),
+    "10-crop": ("TSN, which OFF18 §4.3 follows", {"crops": 10}),
+    "64-random": ("AF18 §4.2", {"crops": "random", "places": 64}),
+}
+"""What of a view is another in a test: source, values. A network of several segments has 25 of them, not 25 places."""
+
+
+def protocol(view: View, names: Sequence[str]) -> View:
+    """The view that a recipe trains with as these PROTOCOLS see a video in a test; none of them: as the recipe does.
+
+    Raises ValueError `protocol: names: expected ..., got ...`.
+    """
+    for name in names:
+        choice("protocol", "names", name, tuple(PROTOCOLS))
+        if name == "25-segments" and view.segments > 1:
+            view = replace(view, test_segments=25)
+        else:
+            view = replace(view, **PROTOCOLS[name][1])
+    if len(set(names)) < len(names) or ("64-random" in names and len(names) > 1):
+        raise ValueError(message("protocol", "names", "each once, and 64-random alone", ", ".join(names)))
+    return view
 
 
 @dataclass(frozen=True, eq=False)
 class Scores:
-    """What is judged: a score for each class of each clip that could be read, before the softmax.
+    """What is judged: of each clip a score for each class, before the softmax.
 
-    names: N of them. classes: K. scores: (N, K), float64. label: (N,), int64. broken: name -> what is wrong with it, of
-    the clips that could not be read, which have no scores.
+    names: N clips. classes: K. scores: (N, K), float64, NaN for a clip that could not be read. label: (N,), int64.
+    broken: the number of each clip that could not be read -> what is wrong with it.
     """
 
     names: tuple[str, ...]
     classes: tuple[str, ...]
     scores: Tensor
     label: Tensor
-    broken: Mapping[str, str]
+    broken: Mapping[int, str]
+
+    def judged(self) -> tuple[Tensor, Tensor]:
+        """Scores and labels of the clips that could be read."""
+        good = [k not in self.broken for k in range(len(self.names))]
+        return self.scores[good], self.label[good]
 
 
-class _Told(Dataset):
+class _Told(Dataset[dict[str, Tensor] | str]):
     """The clips, with what is wrong in the place of one that cannot be read: an error would end the worker."""
 
-    def __init__(self, clips: Any):
+    def __init__(self, clips: Clips):
         self.clips = clips
 
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> dict[str, Tensor] | str:
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Tensor] | str:
         try:
-            return self.clips[index]
+            return self.clips[key]
         except VideoError as error:
             return str(error)
 
@@ -63,7 +89,7 @@ class _Told(Dataset):
 @torch.no_grad()
 def score(
     network: nn.Module,
-    clips: Any,
+    clips: Clips,
     *,
     classes: Sequence[str] | None = None,
     batch: int = 8,
@@ -92,40 +118,42 @@ def score(
         raise ValueError(message("score", "clips", f"classes that the network knows, {_some(known)}", _some(strange)))
     if NO_LABEL in source.labels:
         raise ValueError(message("score", "clips", "a class for each clip", "clips without"))
-    names, number = source.names, [known.index(name) for name in source.classes]
+    wrong: dict[int, str] = {}
     read: list[int] = []
-    labels: list[int] = []
-    wrong: dict[str, str] = {}
     found: list[Tensor] = []
-    waiting: list[Tensor] = []  # (V, C, T, H, W) of the videos that the next forward takes
+    waiting: list[Tensor] = []  # (V, C, T, H, W) of the clips that the next forward takes
     training = network.training
     network.eval().to(device)
     try:
-        for k, sample in enumerate(DataLoader(_Told(clips), batch_size=None, num_workers=workers)):
+        for k, (sample,) in enumerate(
+            loader(_Told(clips), Epochs(len(clips), 1, train=False), workers=workers, collate_fn=list)
+        ):
             if isinstance(sample, str):
                 if broken == "raise":
                     raise VideoError(sample)
-                wrong[names[k]] = sample
+                wrong[k] = sample
             else:
                 read.append(k)
-                labels.append(number[sample["label"]])
                 waiting.append(sample["clip"] if sample["clip"].ndim == 5 else sample["clip"][None])
-            if waiting and (sum(map(len, waiting)) >= batch or k + 1 == len(names)):
+            if waiting and (sum(map(len, waiting)) >= batch or k + 1 == len(clips)):
                 found.append(_forward(network, torch.stack(waiting), batch, device))
                 waiting.clear()
             if progress:
-                progress("evaluating", k + 1, len(names))
+                progress("evaluating", k + 1, len(clips))
     finally:
         network.train(training)
     if not found:
         raise ValueError(message("score", "clips", "at least one that can be read", f"{len(wrong)} broken"))
-    scores = torch.cat(found)
-    if scores.shape[1] != len(known):
-        raise ValueError(message("score", "network", f"scores of {len(known)} classes", scores.shape[1]))
-    unusable = [names[k] for k, row in zip(read, scores, strict=True) if not row.isfinite().all()]
+    judged = torch.cat(found)
+    if judged.shape[1] != len(known):
+        raise ValueError(message("score", "network", f"scores of {len(known)} classes", judged.shape[1]))
+    unusable = [source.names[k] for k, row in zip(read, judged, strict=True) if not row.isfinite().all()]
     if unusable:
         raise ValueError(message("score", "network", "finite scores", f"NaN or infinity for {_some(unusable)}"))
-    return Scores(tuple(names[k] for k in read), known, scores, torch.tensor(labels), wrong)
+    scores = judged.new_full((len(clips), len(known)), torch.nan)
+    scores[read] = judged
+    label = torch.tensor([known.index(source.classes[y]) for y in source.labels])
+    return Scores(tuple(source.names), known, scores, label, wrong)
 
 
 def _forward(network: nn.Module, clips: Tensor, batch: int, device: torch.device | str) -> Tensor:
@@ -135,33 +163,23 @@ def _forward(network: nn.Module, clips: Tensor, batch: int, device: torch.device
 
 
 def fuse(runs: Sequence[tuple[Scores, float]]) -> Scores:
-    """The weighted sum of the scores of several networks on the same clips, in the order of the first (OFF18 §4.3).
+    """The weighted sum of the scores of several networks on the same clips (OFF18 §4.3).
 
-    Clips that one of the networks could not read are broken in the result. Raises ValueError
+    A clip that one of the networks could not read is broken in the result. Raises ValueError
     `fuse: argument: expected ..., got ...` where clips, labels or classes differ, or for a weight of 0 or not finite.
     """
     first = runs[0][0]
-    broken = {name: what for other, _ in runs for name, what in other.broken.items()}
-    kept = [k for k, name in enumerate(first.names) if name not in broken]
-    names = tuple(first.names[k] for k in kept)
-    label = first.label[kept]
-    total = torch.zeros_like(first.scores[kept])
     for n, (other, weight) in enumerate(runs):
-        where = f"scores[{n}]"
         if not math.isfinite(weight) or weight == 0:
             raise ValueError(message("fuse", f"weight[{n}]", "a finite number other than 0", weight))
         if other.classes != first.classes:
-            raise ValueError(message("fuse", where, f"classes {_some(first.classes)}", _some(other.classes)))
-        strange = {*first.names, *first.broken} ^ {*other.names, *other.broken}
-        if strange:
-            raise ValueError(message("fuse", where, "the same clips", f"others: {_some(sorted(strange))}"))
-        place = {name: k for k, name in enumerate(other.names)}
-        order = [place[name] for name in names]
-        unlike = (other.label[order] != label).nonzero()
-        if len(unlike):
-            raise ValueError(message("fuse", where, "the same labels", f"another for {names[unlike[0]]}"))
-        total += weight * other.scores[order]
-    return Scores(names, first.classes, total, label, broken)
+            expected = f"the classes {_some(first.classes)}"
+            raise ValueError(message("fuse", f"scores[{n}]", expected, _some(other.classes)))
+        if other.names != first.names or not other.label.equal(first.label):
+            raise ValueError(message("fuse", f"scores[{n}]", "the same clips with the same labels", "others"))
+    total = torch.stack([weight * other.scores for other, weight in runs]).sum(0)
+    broken = {k: what for other, _ in runs for k, what in other.broken.items()}
+    return Scores(first.names, first.classes, total, first.label, dict(sorted(broken.items())))
 
 
 def classification(of: Scores) -> dict[str, Any]:
@@ -170,7 +188,7 @@ def classification(of: Scores) -> dict[str, Any]:
     Ties count against (`refimpl.metrics.top_k`). None for a class without clips. If clips were skipped, also the top 1
     that counts them as wrong, below which the share of all clips cannot be.
     """
-    scores, label = of.scores, of.label
+    scores, label = of.judged()
     top_1 = float(metrics.top_k(scores, label))
     found: dict[str, Any] = {"top_1": top_1}
     if of.broken:
@@ -187,16 +205,17 @@ def classification(of: Scores) -> dict[str, Any]:
 
 
 def predicted(of: Scores) -> Tensor:
-    """The class of each clip (N,): the highest score; where the true class is tied with others, one of those."""
-    true = of.label[:, None]
-    rival, other = of.scores.scatter(1, true, -math.inf).max(1)
-    return torch.where(rival >= of.scores.gather(1, true)[:, 0], other, of.label)
+    """The class of each clip that was read: the highest score; where the true one is tied with others, one of those."""
+    scores, label = of.judged()
+    rival, other = scores.scatter(1, label[:, None], -math.inf).max(1)
+    return torch.where(rival >= scores.gather(1, label[:, None])[:, 0], other, label)
 
 
 def confusion(of: Scores) -> Tensor:
     """How many clips of each class (row) were taken for each class (column): (K, K), int64."""
     K = len(of.classes)
-    return (of.label * K + predicted(of)).bincount(minlength=K * K).reshape(K, K)
+    _, label = of.judged()
+    return (label * K + predicted(of)).bincount(minlength=K * K).reshape(K, K)
 
 
 # -- files -------------------------------------------------------------------------------------------------------------
@@ -220,20 +239,19 @@ def write(folder: str | os.PathLike[str], of: Scores, about: Mapping[str, Any]) 
         ["class", "clips", "right", "accuracy", "most often taken for"],
         _class_rows(of.classes, matrix),
     )
+    names = [name for k, name in enumerate(of.names) if k not in of.broken]
+    rows = zip(names, *of.judged(), predicted(of), strict=True)
     _csv(
         out / "scores.csv",
         ["clip", "true", "predicted", *of.classes],
-        (
-            [name, of.classes[y], of.classes[p], *row]
-            for name, y, p, row in zip(of.names, of.label, predicted(of), of.scores.tolist(), strict=True)
-        ),
+        ([name, of.classes[y], of.classes[p], *row.tolist()] for name, row, y, p in rows),
     )
     draw(out / "confusion.png", of.classes, matrix)
     result = {
         **about,
-        "clips": len(of.names) + len(of.broken),
-        "judged": len(of.names),
-        "skipped": dict(of.broken),
+        "clips": len(of.names),
+        "judged": len(names),
+        "skipped": [{"clip": of.names[k], "why": why} for k, why in of.broken.items()],
         "metrics": classification(of),
     }
     (out / "result.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
