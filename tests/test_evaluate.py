@@ -82,17 +82,13 @@ def test_the_network_is_not_in_training_while_it_is_judged_and_is_left_as_it_was
 
 
 @pytest.mark.parametrize("views", [None, 5])
-def test_neither_batch_nor_workers_change_a_result(views):
+def test_no_batch_changes_a_result(views):
     network, clips = Net(), Clips(views=views)
     one = evaluate.score(network, clips, batch=1)
     for batch in (2, 3, 7, 64):
         other = evaluate.score(network, clips, batch=batch)
         torch.testing.assert_close(other.scores, one.scores, rtol=1e-6, atol=1e-6)  # float32: another order of sums
         assert evaluate.classification(other) == evaluate.classification(one)
-    if views:
-        workers = evaluate.score(network, clips, batch=3, workers=2)
-        assert torch.equal(workers.scores, evaluate.score(network, clips, batch=3).scores)
-        assert workers.names == one.names
 
 
 def test_a_forward_sees_no_more_clips_than_the_batch():
@@ -112,18 +108,28 @@ def test_a_broken_video_stops_the_evaluation_and_is_named():
         evaluate.score(Net(), Clips(broken=[2]))
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_skipped_videos_are_named_and_no_other_takes_their_place(workers):
-    whole = evaluate.score(Net(), Clips())
-    found = evaluate.score(Net(), Clips(broken=[2, 6]), broken="skip", workers=workers)
+def test_skipped_videos_are_named_and_no_other_takes_their_place():
+    clips = Clips(views=5, broken=[2, 6])
+    whole, found = evaluate.score(Net(), Clips(views=5)), evaluate.score(Net(), clips, broken="skip")
     assert found.broken == {k: f"clip{k}.avi: the file is empty; fetch it again" for k in (2, 6)}
     assert found.names == whole.names and found.scores[[2, 6]].isnan().all()
     torch.testing.assert_close(found.judged()[0], whole.scores[[0, 1, 3, 4, 5]], rtol=1e-6, atol=1e-6)
     assert found.judged()[1].tolist() == [0, 1, 0, 1, 2]
+    by_workers = evaluate.score(Net(), clips, broken="skip", workers=2)
+    assert by_workers.broken == found.broken and by_workers.judged()[0].equal(found.judged()[0])
+
+
+def test_a_video_that_the_view_cannot_show_is_named():
+    class Small(Clips):
+        def __getitem__(self, key):
+            raise ValueError("View: size: expected at most the short side 4 of the frames, got 8")
+
+    with pytest.raises(ValueError, match=r"clip0\.avi: View: size: expected"):
+        evaluate.score(Net(), Small())
 
 
 def test_nothing_left_to_judge():
-    with pytest.raises(ValueError, match=r"score: clips: expected at least one that can be read, got 2 broken"):
+    with pytest.raises(ValueError, match=r"score: clips: expected at least one that can be read, got 2 broken: clip0"):
         evaluate.score(Net(), Clips(2, broken=[0, 1]), broken="skip")
     with pytest.raises(ValueError, match=r"score: clips: expected at least one that can be read, got 0"):
         evaluate.score(Net(), Clips(0))

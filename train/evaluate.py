@@ -7,10 +7,12 @@ crops; the papers do not say so.
 """
 
 import csv
+import hashlib
 import json
 import math
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,9 +25,22 @@ from motionspec.checks import choice, count, message
 from motionspec.data.clips import Clips, Epochs, View, loader
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import VideoError
+from motionspec.models.table import Frames, networks
+from motionspec.models.weights import load
 from motionspec.ops import losses, metrics
 
-__all__ = ["PROTOCOLS", "Scores", "classification", "confusion", "fuse", "protocol", "score", "write"]
+__all__ = [
+    "PROTOCOLS",
+    "Scores",
+    "Trained",
+    "classification",
+    "confusion",
+    "fuse",
+    "protocol",
+    "score",
+    "trained",
+    "write",
+]
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -73,8 +88,67 @@ class Scores:
         return self.scores[good], self.label[good]
 
 
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """A network out of the folder of a run, in evaluation mode on the CPU.
+
+    view: how its clips are made. measure, summary: functions of `train.objectives` that its recipe is measured
+    by. about: what result.json says of it.
+    """
+
+    network: nn.Module
+    view: View
+    classes: tuple[str, ...]
+    measure: str
+    summary: str
+    about: dict[str, Any]
+
+
+def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained:
+    """The network of a run folder with the weights CHECKPOINT.safetensors, "best" or "last".
+
+    Raises ValueError with one line that names the file where one is missing or damaged, or does not fit the others.
+    """
+    choice("trained", "checkpoint", checkpoint, ("best", "last"))
+    where, file = Path(folder) / "config.json", Path(folder) / f"{checkpoint}.safetensors"
+    if not where.is_file():
+        raise ValueError(f"{folder}: no run in it (config.json is missing); name a folder that `motionspec train` made")
+    if not file.is_file():
+        other = "last" if checkpoint == "best" else "best"
+        more = f"; there is {other}.safetensors" if (Path(folder) / f"{other}.safetensors").is_file() else ""
+        raise ValueError(f"{file} is missing: the run has not got there yet{more}")
+    try:
+        config = json.loads(where.read_text(encoding="utf-8"))
+        recipe, classes = config["recipe"], tuple(config["classes"])
+        view = _tuples(recipe["view"])
+        view = View(**view | {"frames": Frames(**view["frames"])})
+        last = recipe["stages"][-1]
+        row = networks()[recipe["network"]]
+        network = row.build(**row.arguments | _tuples(recipe["arguments"])).eval()
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        raise ValueError(f"{where} is damaged, or of another version ({error!r}); train again") from error
+    try:
+        load(network, file)
+    except ValueError as error:
+        raise ValueError(f"{file} does not fit config.json, or is damaged: {error}") from error
+    about = {
+        "run": str(folder),
+        "checkpoint": file.name,
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+        "config": config,
+    }
+    return Trained(network, view, classes, last["measure"], last["summary"], about)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON knows lists only; arguments of networks and views are tuples."""
+    if isinstance(value, dict):
+        return {key: _tuples(part) for key, part in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 class _Told(Dataset[dict[str, Tensor] | str]):
-    """The clips, with what is wrong in the place of one that cannot be read: an error would end the worker."""
+    """The clips, with what is wrong in the place of one that cannot be used: an error would end the worker."""
 
     def __init__(self, clips: Clips):
         self.clips = clips
@@ -84,6 +158,8 @@ class _Told(Dataset[dict[str, Tensor] | str]):
             return self.clips[key]
         except VideoError as error:
             return str(error)
+        except ValueError as error:  # too short or too small for the view
+            return f"{self.clips.source.names[key[1]]}: {error}"
 
 
 @torch.no_grad()
@@ -122,28 +198,18 @@ def score(
     read: list[int] = []
     found: list[Tensor] = []
     waiting: list[Tensor] = []  # (V, C, T, H, W) of the clips that the next forward takes
-    training = network.training
-    network.eval().to(device)
-    try:
-        for k, (sample,) in enumerate(
-            loader(_Told(clips), Epochs(len(clips), 1, train=False), workers=workers, collate_fn=list)
-        ):
-            if isinstance(sample, str):
-                if broken == "raise":
-                    raise VideoError(sample)
-                wrong[k] = sample
-            else:
-                read.append(k)
-                waiting.append(sample["clip"] if sample["clip"].ndim == 5 else sample["clip"][None])
-            if waiting and (sum(map(len, waiting)) >= batch or k + 1 == len(clips)):
-                found.append(_forward(network, torch.stack(waiting), batch, device))
+    with _judged(network, device):
+        for k, sample in _samples(clips, workers, broken, wrong, progress):
+            read.append(k)
+            waiting.append(sample["clip"] if sample["clip"].ndim == 5 else sample["clip"][None])
+            if sum(map(len, waiting)) >= batch:
+                found.append(_forward(network, waiting, batch, device))
                 waiting.clear()
-            if progress:
-                progress("evaluating", k + 1, len(clips))
-    finally:
-        network.train(training)
+        if waiting:
+            found.append(_forward(network, waiting, batch, device))
     if not found:
-        raise ValueError(message("score", "clips", "at least one that can be read", f"{len(wrong)} broken"))
+        got = f"{len(wrong)} broken" + "".join(f": {why}" for why in [*wrong.values()][:1])
+        raise ValueError(message("score", "clips", "at least one that can be read", got))
     judged = torch.cat(found)
     if judged.shape[1] != len(known):
         raise ValueError(message("score", "network", f"scores of {len(known)} classes", judged.shape[1]))
@@ -156,10 +222,39 @@ def score(
     return Scores(tuple(source.names), known, scores, label, wrong)
 
 
-def _forward(network: nn.Module, clips: Tensor, batch: int, device: torch.device | str) -> Tensor:
-    """Clips (N, V, C, T, H, W), at most `batch` at a time -> scores (N, K), float64, on the CPU."""
-    each = [network(part.to(device)).double().cpu() for part in clips.flatten(0, 1).split(batch)]
-    return losses.consensus(torch.cat(each).unflatten(0, clips.shape[:2]))
+def _forward(network: nn.Module, clips: Sequence[Tensor], batch: int, device: torch.device | str) -> Tensor:
+    """N clips (V, C, T, H, W), at most `batch` views at a time -> scores (N, K), float64, on the CPU."""
+    each = [network(part.to(device)).double().cpu() for part in torch.cat([*clips]).split(batch)]
+    return losses.consensus(torch.cat(each).unflatten(0, (len(clips), -1)))
+
+
+@contextmanager
+def _judged(network: nn.Module, device: torch.device | str) -> Iterator[None]:
+    """Evaluation mode while this lasts."""
+    training = network.training
+    network.eval().to(device)
+    try:
+        yield
+    finally:
+        network.train(training)
+
+
+def _samples(
+    clips: Clips, workers: int, broken: str, wrong: dict[int, str], progress: Progress | None
+) -> Iterator[tuple[int, dict[str, Tensor]]]:
+    """The number and sample of each clip in turn; what is wrong with those left out goes into `wrong`."""
+    # spawn: torch hangs in forked children of a process that has used OpenMP.
+    options = {"multiprocessing_context": "spawn"} if workers else {}
+    one_by_one = Epochs(len(clips), 1, train=False)
+    for k, (sample,) in enumerate(loader(_Told(clips), one_by_one, workers=workers, collate_fn=list, **options)):
+        if not isinstance(sample, str):
+            yield k, sample
+        elif broken == "raise":
+            raise VideoError(sample)
+        else:
+            wrong[k] = sample
+        if progress:
+            progress("evaluating", k + 1, len(clips))
 
 
 def fuse(runs: Sequence[tuple[Scores, float]]) -> Scores:
