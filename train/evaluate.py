@@ -162,7 +162,6 @@ class _Told(Dataset[dict[str, Tensor] | str]):
             return f"{self.clips.source.names[key[1]]}: {error}"
 
 
-@torch.no_grad()
 def score(
     network: nn.Module,
     clips: Clips,
@@ -203,29 +202,35 @@ def score(
             read.append(k)
             waiting.append(sample["clip"] if sample["clip"].ndim == 5 else sample["clip"][None])
             if sum(map(len, waiting)) >= batch:
-                found.append(_forward(network, waiting, batch, device))
+                found.append(forward(network, waiting, batch, device))
                 waiting.clear()
         if waiting:
-            found.append(_forward(network, waiting, batch, device))
+            found.append(forward(network, waiting, batch, device))
     if not found:
         got = f"{len(wrong)} broken" + "".join(f": {why}" for why in [*wrong.values()][:1])
         raise ValueError(message("score", "clips", "at least one that can be read", got))
     judged = torch.cat(found)
-    if judged.shape[1] != len(known):
-        raise ValueError(message("score", "network", f"scores of {len(known)} classes", judged.shape[1]))
-    unusable = [source.names[k] for k, row in zip(read, judged, strict=True) if not row.isfinite().all()]
-    if unusable:
-        raise ValueError(message("score", "network", "finite scores", f"NaN or infinity for {_some(unusable)}"))
+    check(judged, known, [source.names[k] for k in read])
     scores = judged.new_full((len(clips), len(known)), torch.nan)
     scores[read] = judged
     label = torch.tensor([known.index(source.classes[y]) for y in source.labels])
     return Scores(tuple(source.names), known, scores, label, wrong)
 
 
-def _forward(network: nn.Module, clips: Sequence[Tensor], batch: int, device: torch.device | str) -> Tensor:
+@torch.no_grad()
+def forward(network: nn.Module, clips: Sequence[Tensor], batch: int, device: torch.device | str) -> Tensor:
     """N clips (V, C, T, H, W), at most `batch` views at a time -> scores (N, K), float64, on the CPU."""
     each = [network(part.to(device)).double().cpu() for part in torch.cat([*clips]).split(batch)]
     return losses.consensus(torch.cat(each).unflatten(0, (len(clips), -1)))
+
+
+def check(scores: Tensor, classes: Sequence[str], names: Sequence[str]) -> None:
+    """Raise ValueError unless scores (N, K) are finite, and as many as there are classes."""
+    if scores.shape[1] != len(classes):
+        raise ValueError(message("score", "network", f"scores of {len(classes)} classes", scores.shape[1]))
+    unusable = [name for name, row in zip(names, scores, strict=True) if not row.isfinite().all()]
+    if unusable:
+        raise ValueError(message("score", "network", "finite scores", f"NaN or infinity for {_some(unusable)}"))
 
 
 @contextmanager
@@ -332,7 +337,7 @@ def write(folder: str | os.PathLike[str], of: Scores, about: Mapping[str, Any]) 
     _csv(
         out / "classes.csv",
         ["class", "clips", "right", "accuracy", "most often taken for"],
-        _class_rows(of.classes, matrix),
+        class_rows(of),
     )
     names = [name for k, name in enumerate(of.names) if k not in of.broken]
     rows = zip(names, *of.judged(), predicted(of), strict=True)
@@ -352,18 +357,14 @@ def write(folder: str | os.PathLike[str], of: Scores, about: Mapping[str, Any]) 
     (out / "result.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
-def _class_rows(classes: Sequence[str], matrix: Tensor) -> Iterator[list[object]]:
-    for k, (name, row) in enumerate(zip(classes, matrix.tolist(), strict=True)):
+def class_rows(of: Scores) -> Iterator[tuple[str, int, int, str, str]]:
+    """Of each class its name, clips, how many of them are right, that share, and what it is most often taken for."""
+    for k, (name, row) in enumerate(zip(of.classes, confusion(of).tolist(), strict=True)):
         right, total = row[k], sum(row)
         row[k] = 0
         most = max(row)
-        yield [
-            name,
-            total,
-            right,
-            f"{right / total:.4f}" if total else "",
-            f"{classes[row.index(most)]} ({most})" if most else "",
-        ]
+        taken = f"{of.classes[row.index(most)]} ({most})" if most else ""
+        yield name, total, right, f"{right / total:.4f}" if total else "", taken
 
 
 def _csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
