@@ -13,7 +13,7 @@ from motionspec.data.source import Flow, Images
 from motionspec.flow import _opencv
 
 SCALES = (1.0, 0.875, 0.75, 0.66)  # TSN's, of OFF18's released settings; without 0.66 for flow
-_GREY = np.array([0.299, 0.587, 0.114])  # of R, G, B (ITU-R BT.601)
+GREY = np.array([0.299, 0.587, 0.114])  # of R, G, B (ITU-R BT.601)
 
 
 class Crop(NamedTuple):
@@ -86,11 +86,11 @@ def jitter(frames: Images, brightness: float, contrast: float, saturation: float
     """Brightness, contrast and saturation of a clip (n, H, W, 3) times factors uniform in 1 - amount .. 1 + amount.
 
     Contrast is about the mean grey level of the clip, saturation about each pixel's own; all three at once, so that
-    what is beyond black and white is lost only at the end.
+    what is beyond black and white is lost only at the end. Values are off by less than 0.9 of a grey level.
     """
     b, c, s = (rng.uniform(1 - a, 1 + a) for a in (brightness, contrast, saturation))
-    mean = float(frames.reshape(-1, 3).mean(0, dtype=np.float64) @ _GREY)
-    colours = s * np.eye(3) + (1 - s) * _GREY
+    mean = float(frames.reshape(-1, 3).mean(0, dtype=np.float64) @ GREY)
+    colours = s * np.eye(3) + (1 - s) * GREY
     # (b x - b mean) c + b mean, then colours; a grey is the same for `colours`.
     affine = np.column_stack([b * c * colours, np.full(3, b * mean * (1 - c))])
     n, H, W, _ = frames.shape

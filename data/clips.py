@@ -211,17 +211,17 @@ class Clips(Dataset[dict[str, Tensor]]):
         view = self.view
         times = view.times(self.source.length(i), train=self.train, rng=rng)
         shown = times[:, :-1] if view.flow == "future" else times
-        pictures, motion = None, None
-        if view.modality != "flow":
-            numbers, at = np.unique(shown, return_inverse=True)
-            pictures, at = self.source.read(i, numbers), at.reshape(shown.shape)
-            height, width = pictures.shape[1:3]
+        motion, pictures = None, None
         if view.modality == "flow":
             motion = self._motion(i, times[..., :-1], times[..., 1:])
         elif view.flow:
             motion = self._motion(i, times[:, :-1], times[:, 1:])
         if motion is not None:
             height, width = motion[0].shape[-2:]
+        if view.modality != "flow":
+            numbers, at = np.unique(shown, return_inverse=True)
+            pictures, at = self.source.read(i, numbers), at.reshape(shown.shape)
+            height, width = pictures.shape[1:3]
         views = []
         for v in range(len(times)):
             for crop in view.windows(height, width, train=self.train, rng=rng):
