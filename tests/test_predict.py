@@ -15,9 +15,11 @@ pytest.importorskip("matplotlib")
 safetensors = pytest.importorskip("safetensors.torch")
 
 from motionspec.cli.main import main  # noqa: E402
-from motionspec.data.clips import View  # noqa: E402
+from motionspec.data.clips import Clips, View  # noqa: E402
+from motionspec.data.lists import open_videos  # noqa: E402
 from motionspec.models.table import TORCHVISION, networks  # noqa: E402
 from motionspec.train import objectives  # noqa: E402
+from motionspec.train.loop import fit  # noqa: E402
 from motionspec.train.recipes import Recipe, Stage  # noqa: E402
 from motionspec.train.runs import plain  # noqa: E402
 
@@ -41,23 +43,25 @@ def write_video(path, level, frames=9):
     return path
 
 
+STAGE = Stage(name="all", loss=objectives.classification, measure=objectives.accuracy, length=1, lr=0.1)
+RECIPE = Recipe(
+    name="own",
+    source="test",
+    network="actionflownet",
+    arguments=SMALL,
+    view=View(size=32, length=4),
+    batch=2,
+    stages=(STAGE,),
+)
+
+
 def make_run(folder, bias=(0.0, 1.0, 2.0, -1.0)):
     """A run whose network says the same of every video."""
-    stage = Stage(name="all", loss=objectives.classification, measure=objectives.accuracy, length=1, lr=0.1)
-    recipe = Recipe(
-        name="own",
-        source="test",
-        network="actionflownet",
-        arguments=SMALL,
-        view=View(size=32, length=4),
-        batch=1,
-        stages=(stage,),
-    )
     network = networks()["actionflownet"].build(**SMALL)
     torch.nn.init.zeros_(network.fc.weight)
     network.fc.bias.data = torch.tensor(bias)
     folder.mkdir()
-    config = {"recipe": plain(recipe), "seed": 0, "classes": CLASSES}
+    config = {"recipe": plain(RECIPE), "seed": 0, "classes": CLASSES}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     safetensors.save_file(network.state_dict(), folder / "best.safetensors")
     return folder
@@ -137,6 +141,16 @@ def test_eval_prints_and_writes_all_that_repeats_it(run_folder, data, capsys):
     assert (run["view"]["crops"], run["weight"], result["seed"], result["protocol"]) == (10, 1.0, 3, ["10-crop"])
     assert (result["data"]["path"], result["data"]["part"]) == (str(data.resolve()), "test")
     assert result["metrics"]["top_1"] == 0.5 and result["environment"]["torch"] == torch.__version__
+
+
+def test_eval_measures_what_the_trainer_measured(data, tmp_path, capsys):
+    recipe = dataclasses.replace(RECIPE, arguments={"width": 0.125, "classes": 2})
+    network = networks()["actionflownet"].build(**recipe.arguments)
+    train, test = (Clips(open_videos(data, train=part), recipe.view, train=part) for part in (True, False))
+    result = fit(recipe, network, train, test, run=tmp_path / "own")
+    assert command(capsys, "eval", tmp_path / "own", "--data", data)[0] == 0
+    found = json.loads((tmp_path / "own" / "eval" / "result.json").read_text(encoding="utf-8"))
+    assert found["metrics"]["top_1"] == result.best and found["metrics"]["per_class_count"] == {"dark": 2, "light": 2}
 
 
 def test_eval_fuses_runs_with_weights(run_folder, data, tmp_path, capsys):
