@@ -29,6 +29,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from motionspec.checks import choice, count
+from motionspec.data.clips import Clips
 from motionspec.train.objectives import Batch, Records
 from motionspec.train.recipes import Plateau, Recipe, Stage
 from motionspec.train.runs import Progress, Run, RunError, plain
@@ -92,6 +93,8 @@ def fit(
         count("fit", name, value, 0)
     samples = len(train)  # type: ignore[arg-type]
     config = {"recipe": plain(recipe), "seed": seed, "precision": precision, "samples": samples}
+    if isinstance(train, Clips):
+        config["classes"] = [*train.source.classes]  # what `motionspec eval` and `predict` call the scores by
     with _processes(device) as (place, rank, world), _stops() as stopped:
         size = _parts(recipe, samples, test, world, accumulate)
         folder, state, problem = None, None, None
