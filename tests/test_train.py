@@ -27,9 +27,9 @@ from motionspec.train.runs import RunError  # noqa: E402
 
 @pytest.fixture(scope="module")
 def children():
-    """Processes that have torch but no threads of OpenMP yet, with which a forked child would hang."""
+    """Processes that have torch, and what it imports late, but no threads of OpenMP, with which a fork would hang."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training"])
+    context.set_forkserver_preload(["motionspec.train.loop", "torch._dynamo", "matplotlib.figure"])
     return context
 
 
