@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from motionspec.cli.media import MediaError, choose_pairs, read_clip, read_image, read_pairs
+from motionspec.cli.media import choose_pairs, read_clip, read_pairs
+from motionspec.data.video import VideoError, read_image
 
 cv2 = pytest.importorskip("cv2")
 
@@ -32,7 +33,7 @@ def cut(path, share):
 
 def refuses(read, path, words):
     """One line that begins with the path."""
-    with pytest.raises(MediaError, match=words) as caught:
+    with pytest.raises(VideoError, match=words) as caught:
         read(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
@@ -116,7 +117,7 @@ def test_too_few_frames(tmp_path):
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"img{i}.png"), np.zeros((8, 8, 3), np.uint8))
     refuses(read_pairs, tmp_path / "img0.png", "only one frame")
-    with pytest.raises(MediaError, match="must be at least 1; got 0"):
+    with pytest.raises(VideoError, match="must be at least 1; got 0"):
         read_pairs(video(tmp_path / "x.avi", 2), count=0)
 
 
@@ -172,7 +173,7 @@ def test_any_name_of_a_video(tmp_path, monkeypatch):
         Path("\udcff.avi").write_bytes(content)  # not UTF-8: OpenCV itself crashes the process
     except OSError:
         pytest.skip("this file system has names in UTF-8 only")
-    with pytest.raises(MediaError, match=r"udcff.avi': OpenCV needs a path in UTF-8"):
+    with pytest.raises(VideoError, match=r"udcff.avi': OpenCV needs a path in UTF-8"):
         read_pairs("\udcff.avi")
 
 
@@ -253,5 +254,5 @@ def test_without_opencv_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     for read in (read_image, read_pairs):
         (path := tmp_path / "x.png").write_bytes(b"x")
-        with pytest.raises(MediaError, match=r"pip install 'motionspec\[video\]'"):
+        with pytest.raises(VideoError, match=r"pip install 'motionspec\[video\]'"):
             read(path)
