@@ -66,7 +66,7 @@ def test_killed_three_times_and_resumed_it_ends_with_the_same_bits(tmp_path, who
     folder, seed = tmp_path / "run", random.randrange(2**32)
     moments = random.Random(seed)
     for _ in range(3):
-        options = {"resume": (folder / "config.json").exists(), "seconds": 0.02}
+        options = {"resume": (folder / "config.json").exists(), "seconds": 0.1}
         child = children.Process(target=run, args=(folder,), kwargs=options)
         child.start()
         begun = time.monotonic()
