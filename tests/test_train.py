@@ -27,9 +27,9 @@ from motionspec.train.runs import RunError  # noqa: E402
 
 @pytest.fixture(scope="module")
 def children():
-    """Processes that have torch but no threads of OpenMP yet, with which a forked child would hang."""
+    """Processes that have torch, and what it imports late, but no threads of OpenMP, with which a fork would hang."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["training"])
+    context.set_forkserver_preload(["motionspec.train.loop", "torch._dynamo", "matplotlib.figure"])
     return context
 
 
@@ -66,7 +66,7 @@ def test_killed_three_times_and_resumed_it_ends_with_the_same_bits(tmp_path, who
     folder, seed = tmp_path / "run", random.randrange(2**32)
     moments = random.Random(seed)
     for _ in range(3):
-        options = {"resume": (folder / "config.json").exists(), "seconds": 0.02}
+        options = {"resume": (folder / "config.json").exists(), "seconds": 0.1}
         child = children.Process(target=run, args=(folder,), kwargs=options)
         child.start()
         begun = time.monotonic()

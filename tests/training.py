@@ -2,9 +2,7 @@
 
 import time
 
-import matplotlib.figure  # noqa: F401  what `fit` imports late: once, before other processes are forked from one
 import torch
-import torch._dynamo
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from motionspec.checks import choice, count
-from motionspec.data.clips import Clips
+from motionspec.data.clips import Epochs
 from motionspec.train.objectives import Batch, Records
 from motionspec.train.recipes import Plateau, Recipe, Stage
 from motionspec.train.runs import Progress, Run, RunError, plain
@@ -69,6 +70,7 @@ def fit(
     save_every: int = 100,
     measure_every: int = 1,
     resume: bool = False,
+    about: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Train a network in place by a recipe; what comes of it is in the folder `run` (docs/training.md).
@@ -79,6 +81,7 @@ def fit(
       process takes its share of the batch, one after the other. workers: processes that read samples.
     save_every: steps between two writes of resume.pt, which is also written after each measuring.
     resume: go on where `run` stopped, with the same arguments.
+    about: more for config.json, such as the names of the classes.
 
     On CPU, with the same number of threads and processes, a run that was stopped, even killed, and resumed ends with
     the same bits as one that was not. Under `torchrun` each process takes its share of the batch; batch norms that are
@@ -92,9 +95,7 @@ def fit(
     for name, value in {"workers": workers, "seed": seed}.items():
         count("fit", name, value, 0)
     samples = len(train)  # type: ignore[arg-type]
-    config = {"recipe": plain(recipe), "seed": seed, "precision": precision, "samples": samples}
-    if isinstance(train, Clips):
-        config["classes"] = [*train.source.classes]  # what `motionspec eval` and `predict` call the scores by
+    config = {"recipe": plain(recipe), "seed": seed, "precision": precision, "samples": samples, **(about or {})}
     with _processes(device) as (place, rank, world), _stops() as stopped:
         size = _parts(recipe, samples, test, world, accumulate)
         folder, state, problem = None, None, None
@@ -166,11 +167,8 @@ class _Trainer:
     def all(self) -> Result:
         """All stages, or those that are left."""
         if self.test is not None:
-            batches = [
-                [(0, i) for i in range(k, min(k + self.size, len(self.test)))]
-                for k in range(0, len(self.test), self.size)
-            ]
-            self.tests = self.loader(self.test, batches[self.rank :: self.world])
+            batches = Epochs(len(self.test), self.size, train=False, rank=self.rank, world=self.world)
+            self.tests = self.loader(self.test, batches)
         self.measured: dict[str, float] = {}
         free = {p for p in self.network.parameters() if p.requires_grad}
         lengths = [stage.length * (1 if stage.unit == "steps" else self.epoch) for stage in self.recipe.stages]
@@ -289,14 +287,22 @@ class _Trainer:
         return {"measure": name, "score": score, "test_loss": self.measured.get("loss", "")}
 
     def batches(self, first: int, length: int) -> Iterator[list[tuple[int, int]]]:
-        """The keys of the parts of this process, from a step on; every epoch has another order."""
-        for step in range(first, length):
-            epoch, k = self.epochs + step // self.epoch, step % self.epoch
-            order = np.random.default_rng((self.seed, epoch)).permutation(len(self.data))
-            keys = [(epoch, int(i)) for i in order[k * self.recipe.batch : (k + 1) * self.recipe.batch]]
-            for part in range(self.accumulate):
-                start = (self.rank * self.accumulate + part) * self.size
-                yield keys[start : start + self.size]
+        """The keys of the parts of this process, from a step on."""
+        while first < length:
+            epoch, k = divmod(first, self.epoch)
+            steps = min(self.epoch - k, length - first)
+            keys = Epochs(
+                len(self.data),
+                self.size,
+                train=True,
+                seed=self.seed,
+                epoch=self.epochs + epoch,
+                start=k * self.accumulate,
+                rank=self.rank,
+                world=self.world,
+            )
+            yield from islice(keys, steps * self.accumulate)
+            first += steps
 
     def loader(self, data: Any, batches: Iterable[list[tuple[int, int]]]) -> DataLoader:
         # spawn: torch hangs in forked children of a process that has used OpenMP.

@@ -56,12 +56,14 @@ class Run:
         self.state: dict[str, Any] | None = None
         if resume:
             self._continue()
-        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        elif folder.exists() and (
+            not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())
+        ):
             raise RunError(f"{folder} exists: go on with its run by --resume, or name another folder")
         try:
             folder.mkdir(parents=True, exist_ok=True)
             starts = self._read("environment.json", [])
-            for name, value in {"environment": [*starts, environment()], "config": self.config}.items():
+            for name, value in {"config": self.config, "environment": [*starts, environment()]}.items():
                 with _replaced(folder / f"{name}.json") as file:
                     file.write((json.dumps(value, indent=2) + "\n").encode())
         except OSError as error:

@@ -1,0 +1,197 @@
+"""The motion benchmark: a source like others, its flow is true, and one frame says nothing about the class."""
+
+import pickle
+
+import numpy as np
+import pytest
+from scipy.stats import binom
+
+from motionspec.data.motion import CLASSES, SIZES, Motion, Size
+from motionspec.refimpl import warp
+from motionspec.synthetic import Layer, Scene
+
+SMALL = Size(24, 5, train=2, test=1)
+
+
+def test_a_source_of_balanced_clips():
+    source = Motion(SMALL, texture="noise")
+    assert len(source) == len(source.labels) == len(source.names) == len(set(source.names)) == 26
+    assert np.bincount(source.labels).tolist() == [2] * len(source.classes) == [2] * 13
+    assert source.names[14] == "train/left/000014" and source.classes[source.labels[14]] == "left"
+    assert len(Motion(SMALL, "test", texture="noise")) == 13 and source.length(0) == 5
+    clip = source.read(3, [4, 0, 4])
+    assert clip.shape == (3, 24, 24, 3) and clip.dtype == np.uint8
+    flow, known = source.flow(3, [4, 0, 4])
+    assert flow.shape == (3, 2, 24, 24) and flow.dtype == np.float32
+    assert known.shape == (3, 24, 24) and known.dtype == bool
+    for array in (clip, flow, known):
+        np.testing.assert_array_equal(array[0], array[2])
+        assert (array[0] != array[1]).any()
+
+
+def test_a_clip_depends_on_seed_split_and_index_alone():
+    source = Motion(SMALL, seed=3, texture="noise")
+    clip = source.read(5, range(5))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(source)).read(5, [2, 1]), clip[[2, 1]])
+    same_length_of_test = Size(24, 5, train=9, test=9)
+    np.testing.assert_array_equal(Motion(same_length_of_test, seed=3, texture="noise").read(5, range(5)), clip)
+    for other in (Motion(SMALL, seed=4, texture="noise"), Motion(SMALL, "test", seed=3, texture="noise")):
+        assert np.mean(other.read(5, range(5)) != clip) > 0.9
+    assert np.mean(source.read(18, range(5)) != clip) > 0.9  # the next of its class
+
+
+def test_photographs_are_those_of_the_wheel_and_those_of_the_test_are_new(monkeypatch):
+    fetchers = pytest.importorskip("skimage.data._fetchers")
+    monkeypatch.setattr(fetchers, "_image_fetcher", None)  # what downloads
+    source = {split: Motion(SMALL, split) for split in ("train", "test")}
+    train, test = (np.stack([s.read(i, [0])[0] for i in range(13)]) for s in source.values())
+    assert train.std() > 20 and test.std() > 20 and (train != test).mean() > 0.9
+
+
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+@pytest.mark.parametrize("texture", ["photographs", "noise"])
+def test_flow_leads_to_the_same_point_in_every_class(size, texture):
+    """At known pixels frame t+1 there is frame t here, times one number: exactly, as the scene is a function."""
+    if texture == "photographs":
+        pytest.importorskip("skimage")
+    source = Motion(size, "test", texture=texture)
+    y, x = np.mgrid[: size.side, : size.side].astype(float)
+    for i in range(len(CLASSES)) if size.side == 32 else (10,):
+        scene, t = source.scene(i), size.frames - 1
+        flow, known = source.flow(i, [t])
+        u, v = flow[0]
+        ratio = scene.at(t + 1, x + u, y + v) / scene.at(t, x, y)
+        assert known.mean() > 0.6
+        np.testing.assert_allclose(ratio[:, known[0]], np.median(ratio), rtol=2e-4)  # flow is rounded to float32
+        assert np.percentile(np.abs(ratio - np.median(ratio)), 99.9) < 0.5 or not known.all()
+
+
+def test_warping_by_the_flow_gives_the_frame_back():
+    """By the oracle's bilinear warp, which sees pixels only, and of frames rounded to whole numbers."""
+    pytest.importorskip("skimage")
+    source = Motion("tiny", "test")
+    for i, name in enumerate(CLASSES):
+        first, second = source.read(i, [3, 4]).transpose(0, 3, 1, 2).astype(float)
+        flow, known = source.flow(i, [3])
+        back = warp.bilinear(second[None], flow.astype(float))[0]
+        back *= np.median(first[:, known[0]] / back[:, known[0]])  # the light
+        error = np.abs(back - first)[:, known[0]].mean()
+        still = np.abs(second * np.median(first / second) - first)[:, known[0]].mean()
+        assert error < 3, (name, error)
+        if np.abs(flow).mean() > 0.5:
+            assert error < still / 2, (name, error, still)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"size": "huge"}, "size: expected one of 'tiny', 'small'"),
+        ({"split": "val"}, "split: expected one of 'train', 'test', got 'val'"),
+        ({"texture": "cats"}, "texture: expected one of 'photographs', 'noise'"),
+        ({"seed": -1}, "seed: expected at least 0"),
+        ({"size": Size(32, 1, 1, 1)}, "frames: expected at least 2, got 1"),
+        ({"size": Size(32, 8, 0, 1)}, "train: expected at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_get_one_line(arguments, words):
+    with pytest.raises(ValueError, match=f"^Motion: {words}"):
+        Motion(**arguments)
+
+
+@pytest.mark.parametrize("t", [-1, 5])
+def test_frames_that_there_are_not(t):
+    for method in (Motion(SMALL, texture="noise").read, Motion(SMALL, texture="noise").flow):
+        with pytest.raises(ValueError, match=f"^Motion: frames: expected 0 to 4 of train/right/000000, got {t}$"):
+            method(0, [0, t])
+
+
+# -- one frame says nothing --------------------------------------------------------------------------------------------
+
+FRAMES = Size(32, 8, train=90, test=50)
+
+
+def features(frames):
+    """What 96 random filters, their means and deviations, and brightness say of frames (N, 32, 32, 3)."""
+    rng = np.random.default_rng(0)
+    filters = rng.normal(size=(75, 96))
+    filters[:, ::2] -= filters[:, ::2].mean(0)
+    found = []
+    for frame in frames / 255.0 - 0.45:
+        patches = np.lib.stride_tricks.sliding_window_view(frame, (5, 5), (0, 1)).reshape(-1, 75)
+        answers = np.maximum(patches @ filters, 0)
+        tiny = frame.mean(-1).reshape(8, 4, 8, 4).mean((1, 3)).ravel()
+        edges = [np.log(np.abs(np.diff(frame, n, axis)).mean()) for n in range(1, 5) for axis in (0, 1)]
+        found.append([*answers.mean(0), *answers.std(0), *tiny, *edges, frame.max(), frame.min(), frame.std()])
+    return np.array(found)
+
+
+def suspicion(frames, labels):
+    """How unlikely by chance: the least probability, of all classes, of so many hits, and of the whole.
+
+    A ridge regression of the features scores the test frames for each class; of the 50 that it scores highest for a
+    class, one in 13 is of that class if frames say nothing.
+    """
+    x = {split: features(frames[split]) for split in ("train", "test")}
+    mean, deviation = x["train"].mean(0), x["train"].std(0) + 1e-9
+    a, b = ((x[split] - mean) / deviation for split in ("train", "test"))
+    one_hot = np.eye(len(CLASSES))[labels["train"]]
+    scores = b @ np.linalg.solve(a.T @ a + 30 * np.eye(a.shape[1]), a.T @ (one_hot - one_hot.mean(0)))
+    best = labels["test"][np.argsort(-scores, 0)[: FRAMES.test]]
+    hits, chance = (best == np.arange(len(CLASSES))).sum(0), 1 / len(CLASSES)
+    right = (scores.argmax(1) == labels["test"]).sum()
+    return binom.sf(hits - 1, FRAMES.test, chance), binom.sf(right - 1, len(b), chance)
+
+
+@pytest.fixture(scope="module")
+def frames():
+    """One frame of each clip, at a random place in it."""
+    rng, found = np.random.default_rng(1), {}
+    for split in ("train", "test"):
+        source = Motion(FRAMES, split, texture="noise")
+        found[split] = np.concatenate([source.read(i, [rng.integers(8)]) for i in range(len(source))])
+    return found
+
+
+LABELS = {split: np.array(Motion(FRAMES, split, texture="noise").labels) for split in ("train", "test")}
+
+
+def test_one_frame_says_nothing_about_the_class(frames):
+    of_class, of_all = suspicion(frames, LABELS)
+    assert of_all > 1e-3 and of_class.min() > 1e-3 / len(CLASSES)
+
+
+def not_resampled(scene):
+    """The texture as it is, pixel by pixel."""
+    still = np.stack([np.eye(3)] * 9)
+    return Scene(
+        [
+            Layer(
+                lambda x, y, k=k: k.texture(np.floor(x) - k.texture.dx % 1, np.floor(y) - k.texture.dy % 1),
+                still,
+                k.shape,
+            )
+            for k in scene.layers
+        ],
+        scene.size,
+    )
+
+
+def one_object_less(scene):
+    return Scene(scene.layers[:-1], scene.size)
+
+
+def brighter(scene):
+    return Scene(scene.layers, scene.size, gain=np.full(9, 1.2))
+
+
+@pytest.mark.parametrize("leak", [not_resampled, one_object_less, brighter])
+def test_a_leak_is_found(frames, leak):
+    """Stillness, one class of thirteen, made otherwise than the rest."""
+    y, x = np.mgrid[:32, :32].astype(float)
+    leaky = {}
+    for split, images in frames.items():
+        source, images = Motion(FRAMES, split, texture="noise"), images.copy()
+        for i in np.flatnonzero(LABELS[split] == CLASSES.index("stillness")):
+            images[i] = leak(source.scene(i)).at(0, x, y).round().clip(0, 255).transpose(1, 2, 0)
+        leaky[split] = images
+    assert suspicion(leaky, LABELS)[0][CLASSES.index("stillness")] < 1e-6
