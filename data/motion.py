@@ -62,9 +62,9 @@ class Size:
     test: int
 
 
-SIZES = {
-    "tiny": Size(32, 8, train=100, test=25),
-    "small": Size(32, 8, train=400, test=50),
+SIZES = {  # from two minutes of training on two cores to an hour on a GPU
+    "tiny": Size(32, 8, train=200, test=40),
+    "small": Size(32, 8, train=600, test=60),
     "medium": Size(64, 8, train=800, test=100),
     "large": Size(112, 16, train=2000, test=200),
 }
@@ -74,13 +74,22 @@ class Motion:
     """The benchmark as a source of clips: clip i is of class i modulo 13, and the same for the same arguments.
 
     size: a name in SIZES or a Size. split: "train" or "test". texture: "photographs", those of scikit-image, or
-    "noise", which needs NumPy and SciPy alone. A clip is made when it is read, from (seed, split, i) and nothing else.
+    "noise", which needs NumPy and SciPy alone. A clip is made when it is read, from (seed, split, i) and nothing else;
+    keep: and stays in memory, with its flow where that is read: 4 times the bytes of its pixels.
     Raises `Motion: argument: expected ..., got ...`, TypeError or ValueError; ModuleNotFoundError without scikit-image.
     """
 
     classes = CLASSES
 
-    def __init__(self, size: str | Size = "tiny", split: str = "train", *, seed: int = 0, texture: str = "photographs"):
+    def __init__(
+        self,
+        size: str | Size = "tiny",
+        split: str = "train",
+        *,
+        seed: int = 0,
+        texture: str = "photographs",
+        keep: bool = False,
+    ):
         if not isinstance(size, Size):
             choice("Motion", "size", size, tuple(SIZES))
             size = SIZES[size]
@@ -90,6 +99,9 @@ class Motion:
             count("Motion", name, getattr(size, name), least=least)
         self.size, self.split, self.texture = size, split, texture
         self.seed = count("Motion", "seed", seed, least=0)
+        self.keep = keep
+        self._clips: dict[int, NDArray[np.uint8]] = {}
+        self._flows: dict[int, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
         self.labels = tuple(range(len(CLASSES))) * getattr(size, split)
         self.names = tuple(f"{split}/{CLASSES[label]}/{i:06}" for i, label in enumerate(self.labels))
 
@@ -102,30 +114,53 @@ class Motion:
 
     def read(self, i: int, frames: Sequence[int]) -> NDArray[np.uint8]:
         """Frames of clip i, in any order, repeats allowed: RGB (n, H, W, 3)."""
-        scene, y_x = self.scene(i), np.mgrid[: self.size.side, : self.size.side].astype(np.float64)
-        at = {t: scene.at(t, y_x[1], y_x[0]).round().astype(np.uint8) for t in self._checked(i, frames)}
-        return np.stack([at[t] for t in frames]).transpose(0, 2, 3, 1)
+        numbers = self._numbers(i, frames, self.size.frames)
+        if not self.keep:
+            return self._read(i, numbers)
+        if i not in self._clips:
+            self._clips[i] = self._read(i, range(self.size.frames))
+        return self._clips[i][numbers]
 
     def flow(self, i: int, frames: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Flow (n, 2, H, W) from each of these frames to the next, in pixels, and where that shows the same point.
+        """Flow (n, 2, H, W) from each of these frames to the next, in pixels; not of the last. Known: (n, H, W).
 
-        The last frame's is to one that is not shown. Pixels whose point leaves the frame or is hidden in the next have
-        a true flow too, but are not known (n, H, W).
+        Known is where the next frame shows the same point. Where that has left the frame, or is hidden, the flow is
+        true as well.
         """
+        numbers = self._numbers(i, frames, self.size.frames - 1)
+        if not self.keep:
+            return self._flow(i, numbers)
+        if i not in self._flows:
+            self._flows[i] = self._flow(i, range(self.size.frames - 1))
+        flow, known = self._flows[i]
+        return flow[numbers], known[numbers]
+
+    def _read(self, i: int, numbers: Sequence[int]) -> NDArray[np.uint8]:
+        scene, (y, x) = self.scene(i), np.mgrid[: self.size.side, : self.size.side].astype(np.float64)
+        return np.stack([scene.at(t, x, y).round().astype(np.uint8) for t in numbers]).transpose(0, 2, 3, 1)
+
+    def _flow(self, i: int, numbers: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
         scene = self.scene(i)
-        at = {t: scene.flow(t) for t in self._checked(i, frames)}
-        return np.stack([at[t][0] for t in frames]).astype(np.float32), np.stack([at[t][1] for t in frames])
+        flow, known = zip(*(scene.flow(t) for t in numbers), strict=True)
+        return np.stack(flow).astype(np.float32), np.stack(known)
+
+    def _numbers(self, i: int, frames: Sequence[int], end: int) -> list[int]:
+        numbers = [int(t) for t in frames]
+        for t in numbers:
+            if not 0 <= t < end:
+                raise ValueError(message("Motion", "frames", f"0 to {end - 1} of {self.names[i]}", t))
+        return numbers
 
     def scene(self, i: int) -> Scene:
-        """Clip i at all times and places, one frame longer than it."""
+        """Clip i between its pixels too."""
         side, T = self.size.side, self.size.frames
         rng = np.random.default_rng((self.seed, self.split == "test", i))
         running, sign = _CLOCKS[CLASSES[self.labels[i]]]
 
         def clock(motion: str) -> Array:
             """The frame that each frame shows of this motion: itself, or one for all."""
-            still = np.full(T + 1, rng.integers(T))
-            return (np.arange(T + 1) if motion == running else still).astype(np.float64)
+            still = np.full(T, rng.integers(T))
+            return (np.arange(T) if motion == running else still).astype(np.float64)
 
         def path(motion: str, length: float) -> Array:
             """From -length / 2 to length / 2 within the clip, or back."""
@@ -134,7 +169,7 @@ class Motion:
 
         x, y, turn, zoomed, slope = (
             path(motion, length)
-            for motion, length in (("x", 0.35 * side), ("y", 0.35 * side), ("turn", 40), ("zoom", 0.5), ("shear", 0.7))
+            for motion, length in (("x", 0.35 * side), ("y", 0.35 * side), ("turn", 45), ("zoom", 0.5), ("shear", 0.9))
         )
         swing = rng.uniform(0.05, 0.09) * side * np.sin(2 * np.pi * (clock("swing") / 4 + rng.uniform()))
         angle = rng.uniform(0, 2 * np.pi)
@@ -145,29 +180,23 @@ class Motion:
         layers = [Layer(self._texture(rng), world)]
         for way in (-1, 1):
             aside = way * (cross * np.cos(angle)), way * (cross * np.sin(angle))
-            layers.append(Layer(self._texture(rng), world @ translation(*aside), disc(rng.uniform(0.14, 0.2) * side)))
+            layers.append(Layer(self._texture(rng), world @ translation(*aside), disc(rng.uniform(0.17, 0.23) * side)))
 
-        shaking = translation(*rng.normal(scale=side / 128, size=(2, T + 1)))
+        shaking = translation(*rng.normal(scale=side / 128, size=(2, T)))
         period = rng.uniform(2.2, 3.2) if running == "light" else rng.uniform(2, 4) * T
-        light = 1 + rng.uniform(0.1, 0.2) * np.sin(2 * np.pi * (np.arange(T + 1) / period + rng.uniform()))
+        light = 1 + rng.uniform(0.1, 0.2) * np.sin(2 * np.pi * (np.arange(T) / period + rng.uniform()))
         return Scene(layers, (side, side), camera=shaking, gain=light)
 
     def _texture(self, rng: np.random.Generator) -> "_Torus":
         """One of the split's textures, anywhere on it."""
         values = _textures(self.split, self.texture)
         chosen = values[rng.integers(len(values))]
-        return _Torus(chosen, *rng.uniform(0, len(chosen), 2))
-
-    def _checked(self, i: int, frames: Sequence[int]) -> set[int]:
-        for t in frames:
-            if not 0 <= t < self.size.frames:
-                raise ValueError(message("Motion", "frames", f"0 to {self.size.frames - 1} of {self.names[i]}", t))
-        return set(frames)
+        return _Torus(chosen, *rng.uniform(0, len(chosen) - 1, 2))
 
 
-# -- textures: (S, S, 3), float32, that go on at the other side -----------------------------------------------------
+# -- textures: (S + 1, S + 1, 3), float32, that go on at the other side: the last line is the first --------------------
 
-_SIDE = 256
+_SIDE = 256  # of a photograph; with its mirror images S is twice this
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,15 +210,11 @@ class _Torus:
     def __call__(self, x: Array, y: Array) -> Array:
         x, y = x + self.dx, y + self.dy
         left, top = np.floor(x), np.floor(y)
-        wx, wy, S = x - left, y - top, len(self.values)
+        u, v, line = (x - left)[..., None], (y - top)[..., None], len(self.values)
         flat = self.values.reshape(-1, 3)
-        columns, rows = (k.astype(np.intp) for k in (left, top))
-        out = np.zeros((*x.shape, 3))
-        for j, v in enumerate((1 - wy, wy)):
-            row = (rows + j) % S * S
-            for k, u in enumerate((1 - wx, wx)):
-                out += (u * v)[..., None] * flat.take(row + (columns + k) % S, axis=0)
-        return np.moveaxis(out, -1, 0)
+        first = (top % (line - 1) * line + left % (line - 1)).astype(np.intp)
+        upper, lower = ((1 - u) * flat[k] + u * flat[k + 1] for k in (first, first + line))
+        return np.moveaxis((1 - v) * upper + v * lower, -1, 0)
 
 
 @cache
@@ -239,4 +264,5 @@ def _level(image: Any) -> NDArray[np.float32]:
     rest = soft - uniform_filter(soft, (21, 21, 1), mode="wrap")
     contrast = np.sqrt(uniform_filter((rest**2).mean(-1, keepdims=True), (31, 31, 1), mode="wrap"))
     scaled = rest / (contrast + 0.1 * contrast.mean())
-    return (119.5 + 82.5 * np.tanh(scaled / 2)).astype(np.float32)
+    values = (119.5 + 82.5 * np.tanh(scaled / 2)).astype(np.float32)
+    return np.pad(values, ((0, 1), (0, 1), (0, 0)), mode="wrap")

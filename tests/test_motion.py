@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from motionspec.data.motion import CLASSES, SIZES, Motion, Size
+from motionspec.data import motion
+from motionspec.data.motion import CLASSES, PHOTOGRAPHS, SIZES, Motion, Size
 from motionspec.refimpl import warp
 from motionspec.synthetic import Layer, Scene
 
@@ -21,12 +22,13 @@ def test_a_source_of_balanced_clips():
     assert len(Motion(SMALL, "test", texture="noise")) == 13 and source.length(0) == 5
     clip = source.read(3, [4, 0, 4])
     assert clip.shape == (3, 24, 24, 3) and clip.dtype == np.uint8
-    flow, known = source.flow(3, [4, 0, 4])
+    flow, known = source.flow(3, [3, 0, 3])
     assert flow.shape == (3, 2, 24, 24) and flow.dtype == np.float32
     assert known.shape == (3, 24, 24) and known.dtype == bool
-    for array in (clip, flow, known):
+    for array in (clip, flow):
         np.testing.assert_array_equal(array[0], array[2])
         assert (array[0] != array[1]).any()
+    np.testing.assert_array_equal(known[0], known[2])
 
 
 def test_a_clip_depends_on_seed_split_and_index_alone():
@@ -43,9 +45,10 @@ def test_a_clip_depends_on_seed_split_and_index_alone():
 def test_photographs_are_those_of_the_wheel_and_those_of_the_test_are_new(monkeypatch):
     fetchers = pytest.importorskip("skimage.data._fetchers")
     monkeypatch.setattr(fetchers, "_image_fetcher", None)  # what downloads
-    source = {split: Motion(SMALL, split) for split in ("train", "test")}
-    train, test = (np.stack([s.read(i, [0])[0] for i in range(13)]) for s in source.values())
-    assert train.std() > 20 and test.std() > 20 and (train != test).mean() > 0.9
+    monkeypatch.setattr(motion, "_SIDE", 8)
+    for split in PHOTOGRAPHS:
+        assert len(motion._photographs(split)) == len(PHOTOGRAPHS[split])
+    assert not {*PHOTOGRAPHS["train"]} & {*PHOTOGRAPHS["test"]}
 
 
 @pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
@@ -57,7 +60,7 @@ def test_flow_leads_to_the_same_point_in_every_class(size, texture):
     source = Motion(size, "test", texture=texture)
     y, x = np.mgrid[: size.side, : size.side].astype(float)
     for i in range(len(CLASSES)) if size.side == 32 else (10,):
-        scene, t = source.scene(i), size.frames - 1
+        scene, t = source.scene(i), size.frames - 2
         flow, known = source.flow(i, [t])
         u, v = flow[0]
         ratio = scene.at(t + 1, x + u, y + v) / scene.at(t, x, y)
@@ -100,9 +103,21 @@ def test_bad_arguments_get_one_line(arguments, words):
 
 @pytest.mark.parametrize("t", [-1, 5])
 def test_frames_that_there_are_not(t):
-    for method in (Motion(SMALL, texture="noise").read, Motion(SMALL, texture="noise").flow):
-        with pytest.raises(ValueError, match=f"^Motion: frames: expected 0 to 4 of train/right/000000, got {t}$"):
-            method(0, [0, t])
+    source = Motion(SMALL, texture="noise")
+    with pytest.raises(ValueError, match=f"^Motion: frames: expected 0 to 4 of train/right/000000, got {t}$"):
+        source.read(0, [0, t])
+    with pytest.raises(ValueError, match=r"^Motion: frames: expected 0 to 3 of train/right/000000, got 4$"):
+        source.flow(0, [4])
+
+
+def test_clips_that_are_kept_are_the_same():
+    kept, made = (Motion(SMALL, texture="noise", keep=keep) for keep in (True, False))
+    for _ in range(2):
+        np.testing.assert_array_equal(kept.read(1, [3, 1]), made.read(1, [3, 1]))
+        for a, b in zip(kept.flow(1, [3, 1]), made.flow(1, [3, 1]), strict=True):
+            np.testing.assert_array_equal(a, b)
+    kept.read(1, [2])[:] = 0
+    assert kept.read(1, [2]).any()
 
 
 # -- one frame says nothing --------------------------------------------------------------------------------------------
@@ -162,7 +177,7 @@ def test_one_frame_says_nothing_about_the_class(frames):
 
 def not_resampled(scene):
     """The texture as it is, pixel by pixel."""
-    still = np.stack([np.eye(3)] * 9)
+    still = np.stack([np.eye(3)] * 8)
     return Scene(
         [
             Layer(
@@ -181,7 +196,7 @@ def one_object_less(scene):
 
 
 def brighter(scene):
-    return Scene(scene.layers, scene.size, gain=np.full(9, 1.2))
+    return Scene(scene.layers, scene.size, gain=np.full(8, 1.2))
 
 
 @pytest.mark.parametrize("leak", [not_resampled, one_object_less, brighter])
