@@ -1,10 +1,11 @@
 """A motion benchmark that needs no download: clips in which the class is carried by motion alone, with their flow.
 
 Every clip is a `motionspec.synthetic.Scene`, a textured ground and two textured discs, and has every motion of the
-benchmark: it slides along both axes, turns, zooms, shears, swings, its discs pass each other, its light changes. Each
-motion has a clock. In a clip of a class the clock of that class's motion runs from frame to frame; all others stand
-still at a frame drawn at random for each. So a frame drawn at random from a clip of one class is distributed exactly as
-one from a clip of any other: pose, resampling, objects and brightness say nothing, only their change does.
+benchmark: it slides along both axes, turns, zooms, shears, swings, its discs pass each other. Each motion has a clock.
+In a clip of a class the clock of that class's motion runs from frame to frame; all others stand still at a frame drawn
+at random for each. The light goes up and down, by the same amount in all, but quickly in "flicker" and slowly else. So
+a frame drawn at random from a clip of one class is distributed exactly as one from a clip of any other: pose,
+resampling, objects and brightness say nothing, only their change does. In all, the camera shakes.
 
 That is exact for a frame whose place in the clip is not known. To one who knows the place, zoom, shear and crossing
 tell a little: the last frame of a clip that zooms in is larger, on average, than that of one that zooms out.
@@ -154,7 +155,7 @@ class Motion:
     def scene(self, i: int) -> Scene:
         """Clip i between its pixels too."""
         side, T = self.size.side, self.size.frames
-        rng = np.random.default_rng((self.seed, self.split == "test", i))
+        rng = np.random.default_rng((self.seed, list(PHOTOGRAPHS).index(self.split), i))
         running, sign = _CLOCKS[CLASSES[self.labels[i]]]
 
         def clock(motion: str) -> Array:
@@ -196,8 +197,6 @@ class Motion:
 
 # -- textures: (S + 1, S + 1, 3), float32, that go on at the other side: the last line is the first --------------------
 
-_SIDE = 256  # of a photograph; with its mirror images S is twice this
-
 
 @dataclass(frozen=True, eq=False)
 class _Torus:
@@ -223,9 +222,9 @@ def _textures(split: str, kind: str) -> list[NDArray[np.float32]]:
 
 
 def _photographs(split: str) -> list[Any]:
-    """The middle square of each, and its mirror images beside and below it."""
+    """The middle square of each, its side halved until it is below 512, and its mirror images beside and below it."""
     try:
-        from skimage import data, transform
+        from skimage import data
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "Motion: texture 'photographs' needs scikit-image: pip install scikit-image, or take texture='noise'",
@@ -233,12 +232,14 @@ def _photographs(split: str) -> list[Any]:
         ) from error
     images = []
     for name in PHOTOGRAPHS[split]:
-        image = getattr(data, name)()
+        image = np.asarray(getattr(data, name)(), np.float32)
         image = image if image.ndim == 3 else np.stack([image] * 3, -1)
-        top, left = ((n - min(image.shape[:2])) // 2 for n in image.shape[:2])
         side = min(image.shape[:2])
+        top, left = ((n - side) // 2 for n in image.shape[:2])
         image = image[top : top + side, left : left + side]
-        image = transform.resize(image, (_SIDE, _SIDE), anti_aliasing=True)
+        while len(image) >= 512:
+            image = image[: len(image) // 2 * 2, : len(image) // 2 * 2]
+            image = (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4
         image = np.concatenate([image, image[::-1]])
         images.append(np.concatenate([image, image[:, ::-1]], 1))
     return images
@@ -246,8 +247,8 @@ def _photographs(split: str) -> list[Any]:
 
 def _noise(split: str) -> list[Any]:
     """Noise whose amplitudes fall as the frequency grows, as those of photographs do."""
-    rng = np.random.default_rng(("train", "test").index(split))
-    size = 2 * _SIDE
+    rng = np.random.default_rng(list(PHOTOGRAPHS).index(split))
+    size = 512
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
     amplitude = 1 / np.maximum(frequency, 1 / size)
     white = rng.normal(size=(8, size, size, 3)) + rng.normal(size=(8, size, size, 1))  # a part common to all colours
@@ -262,7 +263,8 @@ def _level(image: Any) -> NDArray[np.float32]:
     """
     soft = gaussian_filter(np.asarray(image, np.float32), (1, 1, 0), mode="wrap")
     rest = soft - uniform_filter(soft, (21, 21, 1), mode="wrap")
-    contrast = np.sqrt(uniform_filter((rest**2).mean(-1, keepdims=True), (31, 31, 1), mode="wrap"))
+    power = uniform_filter((rest**2).mean(-1, keepdims=True), (31, 31, 1), mode="wrap")
+    contrast = np.sqrt(np.maximum(power, 0))  # its running sums end a little below 0 where the image is flat
     scaled = rest / (contrast + 0.1 * contrast.mean())
     values = (119.5 + 82.5 * np.tanh(scaled / 2)).astype(np.float32)
     return np.pad(values, ((0, 1), (0, 1), (0, 0)), mode="wrap")
