@@ -35,8 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `motionspec list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that closing stdout does not complain again
         return 0
-    except KeyboardInterrupt:
-        print("\nmotionspec: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\nmotionspec: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
 
 
@@ -168,6 +168,51 @@ def _parser() -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of it, such as classes=51"
     )
     one.set_defaults(run=run_demo)
+
+    one = commands.add_parser(
+        "train",
+        help="train a network by a recipe of the papers",
+        description="Train a network by a recipe of the papers, on a data set or on the motion benchmark, which is "
+        "generated. The folder of the run has the weights, the log, and what it takes to go on.",
+        epilog="example: motionspec train motion-off --data motion:tiny --out run --set lr=0.01",
+    )
+    one.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe of --list")
+    one.add_argument("--list", action="store_true", help="the recipes; with RECIPE its numbers and their sources")
+    one.add_argument("--data", metavar="PATH", help="the folder of a data set, or motion:tiny, small, medium, large")
+    one.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="of UCF-101 and HMDB-51 (default: 1)")
+    one.add_argument("-o", "--out", dest="output", metavar="RUN", help="the folder of the run")
+    one.add_argument("--resume", action="store_true", help="go on where the run stopped, with the same settings")
+    one.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="change a setting: batch, ema, length, lr, clip ..., network.width, view.size, of a stage alone off.lr",
+    )
+    one.add_argument("--seed", type=_natural, default=0, metavar="S", help="of all that is random (default: 0)")
+    one.add_argument("--device", help="torch device (default: CUDA if there is any)")
+    one.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    one.add_argument(
+        "--accumulate",
+        type=_positive(int),
+        default=1,
+        metavar="N",
+        help="parts that a batch is computed in (default: 1)",
+    )
+    one.add_argument("--workers", type=_natural, default=0, metavar="N", help="processes that read clips (default: 0)")
+    one.add_argument(
+        "--save-every", type=_positive(int), default=100, metavar="N", help="steps between saves (default: 100)"
+    )
+    one.add_argument(
+        "--measure-every", type=_positive(int), default=1, metavar="N", help="epochs between measurings (default: 1)"
+    )
+    one.add_argument(
+        "--broken",
+        choices=("raise", "skip"),
+        default="raise",
+        help="a video that cannot be read ends the run, or is named and the next good one taken (default: raise)",
+    )
+    one.set_defaults(run=train)
     return parser
 
 
@@ -416,6 +461,21 @@ def run_demo(arguments: argparse.Namespace) -> int:
             weights=arguments.weights,
             options=dict(_key_value("--set", text, "classes=51") for text in arguments.set),
         )
+    finally:
+        progress.clear()
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """`motionspec train`."""
+    progress = Progress()
+    try:
+        from motionspec.cli.train import run_train
+
+        return run_train(arguments, progress)
+    except (ValueError, TypeError, ArithmeticError, ModuleNotFoundError) as error:
+        raise CannotRun(str(error)) from error
+    except OSError as error:
+        raise CannotRun(f"{error.filename}: {error.strerror}") from error
     finally:
         progress.clear()
 

@@ -1,6 +1,7 @@
 """What a recipe learns by and what it is measured by: functions of a network and a batch of `data.clips.Clips`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from motionspec.ops import losses, metrics
 
 __all__ = [
     "Batch",
+    "Multitask",
+    "Records",
     "accuracy",
     "branches",
     "classification",
@@ -18,15 +21,13 @@ __all__ = [
     "flow",
     "intermediate",
     "mean",
-    "multitask",
     "psnr",
     "restoration",
 ]
 
 Batch = dict[str, Tensor]
 Records = list[dict[str, Any]]
-LAM = 1.0  # of the multitask loss per pixel of the finest flow; AF18 gives none
-ALPHA = (0.32, 0.08, 0.02, 0.01)[::-1]  # FlowNet's weights of the four scales, coarsest first; AF18 gives none
+ALPHA = (0.08, 0.02, 0.01, 0.005)  # FlowNet's weights of the four scales, coarsest first; AF18 gives none
 
 
 # -- losses: the mean over the samples, so that parts of a batch add up to the whole -----------------------------------
@@ -59,11 +60,17 @@ def flow(network: Any, batch: Batch) -> Tensor:
     return flow_loss(parts, target, mask=mask, alpha=alpha) / pixels / len(target)
 
 
-def multitask(network: Any, batch: Batch) -> Tensor:
-    """Cross entropy + LAM * `flow` (AF18 (2), (4))."""
-    parts = network.parts(batch["clip"])
-    target, mask, alpha, pixels = _flow_target(parts, batch)
-    return multitask_loss(parts, batch["label"], target, mask=mask, alpha=alpha, lam=LAM / pixels) / len(target)
+@dataclass(frozen=True)
+class Multitask:
+    """Cross entropy + lam * `flow` (AF18 (2), (4)); the paper gives no lambda, this one is for a mean pixel."""
+
+    lam: float = 1.0
+
+    def __call__(self, network: Any, batch: Batch) -> Tensor:
+        parts = network.parts(batch["clip"])
+        target, mask, alpha, pixels = _flow_target(parts, batch)
+        lam = self.lam / pixels
+        return multitask_loss(parts, batch["label"], target, mask=mask, alpha=alpha, lam=lam) / len(target)
 
 
 def restoration(network: Any, batch: Batch) -> Tensor:

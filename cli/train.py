@@ -1,0 +1,158 @@
+"""`motionspec train`: a network by a recipe of the papers, on a data set or on the motion benchmark."""
+
+import argparse
+import ast
+import difflib
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from motionspec.cli.demo import Progress
+from motionspec.cli.runner import CannotRun
+from motionspec.cli.text import table
+from motionspec.data.clips import Clips
+from motionspec.data.flow_cache import TVL1
+from motionspec.data.lists import ListError, open_videos
+from motionspec.data.motion import SIZES, Motion
+from motionspec.data.source import FlowSource, Source
+from motionspec.train.loop import Interrupted, fit
+from motionspec.train.recipes import RECIPES, Recipe, Stage, changed
+from motionspec.train.runs import plain
+
+
+def run_train(arguments: argparse.Namespace, progress: Progress) -> int:
+    """`motionspec train`. Raises CannotRun, or ValueError, TypeError, OSError with one line."""
+    if arguments.list:
+        print(listing() if arguments.recipe is None else details(find(arguments.recipe)))
+        return 0
+    for name in ("recipe", "data", "output"):
+        if getattr(arguments, name) is None:
+            raise CannotRun(
+                "name a recipe, --data and --out, as in `motionspec train motion-off --data motion:tiny --out run`; "
+                "--list shows the recipes"
+            )
+    recipe = find(arguments.recipe)
+    for text in arguments.set:
+        recipe = changed(recipe, *_setting(text))
+    train, test = (source(arguments.data, recipe, part, arguments.split) for part in (True, False))
+    if train is None:
+        raise CannotRun(f"--data {arguments.data}: nothing to train on")
+    classes = None
+    if "classes" not in recipe.arguments:
+        classes = len(train.classes)
+        recipe = replace(recipe, arguments={**recipe.arguments, "classes": classes})
+    torch.manual_seed(arguments.seed)
+    network = recipe.build()
+    clips = [
+        None if of is None else Clips(of, recipe.view, train=part, seed=arguments.seed, broken=arguments.broken)
+        for of, part in ((train, True), (test, False))
+    ]
+    try:
+        result = fit(
+            recipe,
+            network,
+            clips[0],  # type: ignore[arg-type]  # there is a train
+            clips[1],
+            run=arguments.output,
+            seed=arguments.seed,
+            device=arguments.device,
+            precision=arguments.precision,
+            accumulate=arguments.accumulate,
+            workers=arguments.workers,
+            save_every=arguments.save_every,
+            measure_every=arguments.measure_every,
+            resume=arguments.resume,
+            about={"classes": list(train.classes)},
+            progress=progress,
+        )
+    except Interrupted as stop:
+        progress.clear()
+        raise KeyboardInterrupt(f"{stop}; the same command with --resume goes on") from stop
+    progress.clear()
+    measured = ", ".join(f"{name} {value:.4g}" for name, value in result.measured.items()) or "nothing to measure"
+    best = "" if result.best is None else f"; best {next(iter(result.measured))} {result.best:.4g}"
+    print(f"{result.steps} steps: {measured}{best}")
+    print(f"{Path(arguments.output).resolve()}: config.json, log.csv, curves.png, best.safetensors, last.safetensors")
+    return 0
+
+
+def find(name: str) -> Recipe:
+    """The recipe of that name. Raises CannotRun with one line where there is none."""
+    if name in RECIPES:
+        return RECIPES[name]
+    near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise CannotRun(f"no recipe {name!r}.{hint} `motionspec train --list` shows all")
+
+
+def source(data: str, recipe: Recipe, train: bool, split: int) -> Source | None:
+    """What the clips of the training or of the test are read from; None where a data set has no test part.
+
+    TV-L1 flow is added where the recipe needs flow and the data have none. Raises CannotRun or ListError.
+    """
+    of: Source
+    if data.startswith("motion:"):
+        size = data.removeprefix("motion:")
+        if size not in SIZES:
+            raise CannotRun(f"--data {data}: expected motion:{', motion:'.join(SIZES)}, or the folder of a data set")
+        of = Motion(size, "train" if train else "test")
+    else:
+        try:
+            of = open_videos(data, split=split, train=train)
+        except ListError:
+            if train:
+                raise
+            return None
+    needed = recipe.view.flow or recipe.view.modality == "flow"
+    return TVL1(of) if needed and not isinstance(of, FlowSource) else of
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise CannotRun(f"--set {text}: expected NAME=VALUE, as in lr=0.01 or network.width=0.25")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a word
+
+
+# -- --list ------------------------------------------------------------------------------------------------------------
+
+
+def listing() -> str:
+    """All recipes: where from, which network, how long."""
+    rows = [
+        [recipe.name, recipe.source, recipe.network, str(recipe.batch), ", then ".join(map(_stage, recipe.stages))]
+        for recipe in RECIPES.values()
+    ]
+    head = table(("recipe", "source", "network", "batch", "stages"), rows, right=("batch",))
+    return f"{head}\n\n`motionspec train RECIPE --list` says where each number is from."
+
+
+def _stage(stage: Stage) -> str:
+    return f"{stage.name}: {stage.length} {stage.unit}, {stage.optimizer} {stage.lr:g}"
+
+
+def details(recipe: Recipe) -> str:
+    """One recipe: its settings, and where they are from."""
+    settings: dict[str, Any] = {"batch": recipe.batch, "ema": recipe.ema}
+    settings |= {f"network.{name}": value for name, value in recipe.arguments.items()}
+    settings |= {f"view.{name}": value for name, value in plain(recipe.view).items()}
+    for stage in recipe.stages:
+        settings |= {f"{stage.name}.{name}": value for name, value in plain(stage).items() if name != "name"}
+    rows = [
+        [name, str(value), _said(recipe.sources, name)]
+        for name, value in settings.items()
+        if value not in (None, {}, [], "")
+    ]
+    body = table(("setting", "value", "source"), [[n, textwrap.shorten(v, 60), s] for n, v, s in rows])
+    return f"{recipe.name}   [{recipe.source}]\nnetwork: {recipe.network}\n\n{body}"
+
+
+def _said(sources: Any, name: str) -> str:
+    """The source of a setting, or of that setting of all stages or of the network."""
+    return sources.get(name) or sources.get(name.partition(".")[2], "")
