@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from motionspec.checks import choice, count, message
+from motionspec.data.source import Flow, Images
 from motionspec.synthetic import Layer, Scene, disc, rotation, shear, translation, zoom
 
 __all__ = ["CLASSES", "PHOTOGRAPHS", "SIZES", "Motion", "Size"]
@@ -75,8 +76,8 @@ class Motion:
     """The benchmark as a source of clips: clip i is of class i modulo 13, and the same for the same arguments.
 
     size: a name in SIZES or a Size. split: "train" or "test". texture: "photographs", those of scikit-image, or
-    "noise", which needs NumPy and SciPy alone. A clip is made when it is read, from (seed, split, i) and nothing else;
-    keep: and stays in memory, with its flow where that is read: 4 times the bytes of its pixels.
+    "noise", which needs NumPy and SciPy alone. A clip is made when it is read, from (seed, split, i) and nothing else.
+    keep: it then stays in memory, with its flow where that is read too, 12 bytes a pixel; None: where that is below 1 GiB.
     Raises `Motion: argument: expected ..., got ...`, TypeError or ValueError; ModuleNotFoundError without scikit-image.
     """
 
@@ -89,7 +90,7 @@ class Motion:
         *,
         seed: int = 0,
         texture: str = "photographs",
-        keep: bool = False,
+        keep: bool | None = None,
     ):
         if not isinstance(size, Size):
             choice("Motion", "size", size, tuple(SIZES))
@@ -100,11 +101,11 @@ class Motion:
             count("Motion", name, getattr(size, name), least=least)
         self.size, self.split, self.texture = size, split, texture
         self.seed = count("Motion", "seed", seed, least=0)
-        self.keep = keep
-        self._clips: dict[int, NDArray[np.uint8]] = {}
-        self._flows: dict[int, tuple[NDArray[np.float32], NDArray[np.bool_]]] = {}
         self.labels = tuple(range(len(CLASSES))) * getattr(size, split)
         self.names = tuple(f"{split}/{CLASSES[label]}/{i:06}" for i, label in enumerate(self.labels))
+        self.keep = 12 * len(self) * size.frames * size.side**2 < 2**30 if keep is None else keep
+        self._clips: dict[int, Images] = {}
+        self._flows: dict[int, Flow] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -113,7 +114,7 @@ class Motion:
         """Frames of clip i."""
         return self.size.frames
 
-    def read(self, i: int, frames: Sequence[int]) -> NDArray[np.uint8]:
+    def read(self, i: int, frames: Sequence[int] | NDArray[np.integer]) -> Images:
         """Frames of clip i, in any order, repeats allowed: RGB (n, H, W, 3)."""
         numbers = self._numbers(i, frames, self.size.frames)
         if not self.keep:
@@ -122,7 +123,7 @@ class Motion:
             self._clips[i] = self._read(i, range(self.size.frames))
         return self._clips[i][numbers]
 
-    def flow(self, i: int, frames: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def flow(self, i: int, frames: Sequence[int] | NDArray[np.integer]) -> Flow:
         """Flow (n, 2, H, W) from each of these frames to the next, in pixels; not of the last. Known: (n, H, W).
 
         Known is where the next frame shows the same point. Where that has left the frame, or is hidden, the flow is
@@ -136,16 +137,16 @@ class Motion:
         flow, known = self._flows[i]
         return flow[numbers], known[numbers]
 
-    def _read(self, i: int, numbers: Sequence[int]) -> NDArray[np.uint8]:
+    def _read(self, i: int, numbers: Sequence[int]) -> Images:
         scene, (y, x) = self.scene(i), np.mgrid[: self.size.side, : self.size.side].astype(np.float64)
         return np.stack([scene.at(t, x, y).round().astype(np.uint8) for t in numbers]).transpose(0, 2, 3, 1)
 
-    def _flow(self, i: int, numbers: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    def _flow(self, i: int, numbers: Sequence[int]) -> Flow:
         scene = self.scene(i)
         flow, known = zip(*(scene.flow(t) for t in numbers), strict=True)
         return np.stack(flow).astype(np.float32), np.stack(known)
 
-    def _numbers(self, i: int, frames: Sequence[int], end: int) -> list[int]:
+    def _numbers(self, i: int, frames: Sequence[int] | NDArray[np.integer], end: int) -> list[int]:
         numbers = [int(t) for t in frames]
         for t in numbers:
             if not 0 <= t < end:
@@ -232,7 +233,7 @@ def _photographs(split: str) -> list[Any]:
         ) from error
     images = []
     for name in PHOTOGRAPHS[split]:
-        image = np.asarray(getattr(data, name)(), np.float32)
+        image: Any = np.asarray(getattr(data, name)(), np.float32)
         image = image if image.ndim == 3 else np.stack([image] * 3, -1)
         side = min(image.shape[:2])
         top, left = ((n - side) // 2 for n in image.shape[:2])

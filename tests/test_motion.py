@@ -8,6 +8,7 @@ from scipy.stats import binom
 
 from motionspec.data import motion
 from motionspec.data.motion import CLASSES, PHOTOGRAPHS, SIZES, Motion, Size
+from motionspec.data.source import FlowSource
 from motionspec.refimpl import warp
 from motionspec.synthetic import Layer, Scene
 
@@ -16,6 +17,7 @@ SMALL = Size(24, 5, train=2, test=1)
 
 def test_a_source_of_balanced_clips():
     source = Motion(SMALL, texture="noise")
+    assert isinstance(source, FlowSource)
     assert len(source) == len(source.labels) == len(source.names) == len(set(source.names)) == 26
     assert np.bincount(source.labels).tolist() == [2] * len(source.classes) == [2] * 13
     assert source.names[14] == "train/left/000014" and source.classes[source.labels[14]] == "left"
@@ -153,6 +155,7 @@ def test_clips_that_are_kept_are_the_same():
             np.testing.assert_array_equal(a, b)
     kept.read(1, [2])[:] = 0
     assert kept.read(1, [2]).any()
+    assert [Motion(size, texture="noise").keep for size in SIZES] == [True, True, False, False]
 
 
 # -- one frame says nothing --------------------------------------------------------------------------------------------
