@@ -552,7 +552,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
     with _one_line() as progress:
         from motionspec.cli.evaluate import run_eval
 
-        return run_eval(arguments, progress)
+        lines = run_eval(arguments, progress)
+    print("\n".join(lines))
+    return 0
 
 
 def predict(arguments: argparse.Namespace) -> int:
@@ -560,7 +562,9 @@ def predict(arguments: argparse.Namespace) -> int:
     with _one_line() as progress:
         from motionspec.cli.evaluate import run_predict
 
-        return run_predict(arguments, progress)
+        lines = run_predict(arguments, progress)
+    print("\n".join(lines))
+    return 0
 
 
 @contextmanager
