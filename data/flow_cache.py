@@ -66,7 +66,7 @@ class TVL1:
         numbers = sorted({int(t) + k for t in frames for k in (0, 1)})
         self._last = i, dict(zip(numbers, self.source.read(i, numbers), strict=True))
         pictures = self._last[1]
-        pixels = {t: hashlib.blake2b(np.ascontiguousarray(picture)).digest() for t, picture in pictures.items()}
+        pixels = {t: hashlib.blake2b(picture.tobytes()).digest() for t, picture in pictures.items()}
         found: dict[int, NDArray[np.float32]] = {}
         for t in {int(t) for t in frames}:
             shape = str(pictures[t].shape)
@@ -82,7 +82,7 @@ class TVL1:
         except FileNotFoundError:
             pass
         grey = torch.from_numpy(np.stack([first, second]) @ GREY).float()[:, None]
-        flow = tvl1.pyramid_flow(grey[:1], grey[1:], **self.options)[0].numpy().astype(np.float16)  # type: ignore[arg-type]
+        flow = tvl1.pyramid_flow(grey[:1], grey[1:], **self.options)[0].numpy().astype(np.float16)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{uuid.uuid4().hex}.part")
         with part.open("xb") as file:

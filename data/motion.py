@@ -1,10 +1,11 @@
 """A motion benchmark that needs no download: clips in which the class is carried by motion alone, with their flow.
 
 Every clip is a `motionspec.synthetic.Scene`, a textured ground and two textured discs, and has every motion of the
-benchmark: it slides along both axes, turns, zooms, shears, swings, its discs pass each other, its light changes. Each
-motion has a clock. In a clip of a class the clock of that class's motion runs from frame to frame; all others stand
-still at a frame drawn at random for each. So a frame drawn at random from a clip of one class is distributed exactly as
-one from a clip of any other: pose, resampling, objects and brightness say nothing, only their change does.
+benchmark: it slides along both axes, turns, zooms, shears, swings, its discs pass each other. Each motion has a clock.
+In a clip of a class the clock of that class's motion runs from frame to frame; all others stand still at a frame drawn
+at random for each. The light goes up and down, by the same amount in all, but quickly in "flicker" and slowly else. So
+a frame drawn at random from a clip of one class is distributed exactly as one from a clip of any other: pose,
+resampling, objects and brightness say nothing, only their change does. In all, the camera shakes.
 
 That is exact for a frame whose place in the clip is not known. To one who knows the place, zoom, shear and crossing
 tell a little: the last frame of a clip that zooms in is larger, on average, than that of one that zooms out.
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter, uniform_filter
 
 from motionspec.checks import choice, count, message
+from motionspec.data.source import Flow, Images
 from motionspec.synthetic import Layer, Scene, disc, rotation, shear, translation, zoom
 
 __all__ = ["CLASSES", "PHOTOGRAPHS", "SIZES", "Motion", "Size"]
@@ -62,9 +64,9 @@ class Size:
     test: int
 
 
-SIZES = {
-    "tiny": Size(32, 8, train=100, test=25),
-    "small": Size(32, 8, train=400, test=50),
+SIZES = {  # from two minutes of training on two cores to an hour on a GPU
+    "tiny": Size(32, 8, train=200, test=40),
+    "small": Size(32, 8, train=600, test=60),
     "medium": Size(64, 8, train=800, test=100),
     "large": Size(112, 16, train=2000, test=200),
 }
@@ -75,12 +77,21 @@ class Motion:
 
     size: a name in SIZES or a Size. split: "train" or "test". texture: "photographs", those of scikit-image, or
     "noise", which needs NumPy and SciPy alone. A clip is made when it is read, from (seed, split, i) and nothing else.
+    keep: it then stays in memory, with its flow where that is read too, 12 bytes a pixel; None: where that is below 1 GiB.
     Raises `Motion: argument: expected ..., got ...`, TypeError or ValueError; ModuleNotFoundError without scikit-image.
     """
 
     classes = CLASSES
 
-    def __init__(self, size: str | Size = "tiny", split: str = "train", *, seed: int = 0, texture: str = "photographs"):
+    def __init__(
+        self,
+        size: str | Size = "tiny",
+        split: str = "train",
+        *,
+        seed: int = 0,
+        texture: str = "photographs",
+        keep: bool | None = None,
+    ):
         if not isinstance(size, Size):
             choice("Motion", "size", size, tuple(SIZES))
             size = SIZES[size]
@@ -92,6 +103,9 @@ class Motion:
         self.seed = count("Motion", "seed", seed, least=0)
         self.labels = tuple(range(len(CLASSES))) * getattr(size, split)
         self.names = tuple(f"{split}/{CLASSES[label]}/{i:06}" for i, label in enumerate(self.labels))
+        self.keep = 12 * len(self) * size.frames * size.side**2 < 2**30 if keep is None else keep
+        self._clips: dict[int, Images] = {}
+        self._flows: dict[int, Flow] = {}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -100,32 +114,55 @@ class Motion:
         """Frames of clip i."""
         return self.size.frames
 
-    def read(self, i: int, frames: Sequence[int]) -> NDArray[np.uint8]:
+    def read(self, i: int, frames: Sequence[int] | NDArray[np.integer]) -> Images:
         """Frames of clip i, in any order, repeats allowed: RGB (n, H, W, 3)."""
-        scene, y_x = self.scene(i), np.mgrid[: self.size.side, : self.size.side].astype(np.float64)
-        at = {t: scene.at(t, y_x[1], y_x[0]).round().astype(np.uint8) for t in self._checked(i, frames)}
-        return np.stack([at[t] for t in frames]).transpose(0, 2, 3, 1)
+        numbers = self._numbers(i, frames, self.size.frames)
+        if not self.keep:
+            return self._read(i, numbers)
+        if i not in self._clips:
+            self._clips[i] = self._read(i, range(self.size.frames))
+        return self._clips[i][numbers]
 
-    def flow(self, i: int, frames: Sequence[int]) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """Flow (n, 2, H, W) from each of these frames to the next, in pixels, and where that shows the same point.
+    def flow(self, i: int, frames: Sequence[int] | NDArray[np.integer]) -> Flow:
+        """Flow (n, 2, H, W) from each of these frames to the next, in pixels; not of the last. Known: (n, H, W).
 
-        The last frame's is to one that is not shown. Pixels whose point leaves the frame or is hidden in the next have
-        a true flow too, but are not known (n, H, W).
+        Known is where the next frame shows the same point. Where that has left the frame, or is hidden, the flow is
+        true as well.
         """
+        numbers = self._numbers(i, frames, self.size.frames - 1)
+        if not self.keep:
+            return self._flow(i, numbers)
+        if i not in self._flows:
+            self._flows[i] = self._flow(i, range(self.size.frames - 1))
+        flow, known = self._flows[i]
+        return flow[numbers], known[numbers]
+
+    def _read(self, i: int, numbers: Sequence[int]) -> Images:
+        scene, (y, x) = self.scene(i), np.mgrid[: self.size.side, : self.size.side].astype(np.float64)
+        return np.stack([scene.at(t, x, y).round().astype(np.uint8) for t in numbers]).transpose(0, 2, 3, 1)
+
+    def _flow(self, i: int, numbers: Sequence[int]) -> Flow:
         scene = self.scene(i)
-        at = {t: scene.flow(t) for t in self._checked(i, frames)}
-        return np.stack([at[t][0] for t in frames]).astype(np.float32), np.stack([at[t][1] for t in frames])
+        flow, known = zip(*(scene.flow(t) for t in numbers), strict=True)
+        return np.stack(flow).astype(np.float32), np.stack(known)
+
+    def _numbers(self, i: int, frames: Sequence[int] | NDArray[np.integer], end: int) -> list[int]:
+        numbers = [int(t) for t in frames]
+        for t in numbers:
+            if not 0 <= t < end:
+                raise ValueError(message("Motion", "frames", f"0 to {end - 1} of {self.names[i]}", t))
+        return numbers
 
     def scene(self, i: int) -> Scene:
-        """Clip i at all times and places, one frame longer than it."""
+        """Clip i between its pixels too."""
         side, T = self.size.side, self.size.frames
-        rng = np.random.default_rng((self.seed, self.split == "test", i))
+        rng = np.random.default_rng((self.seed, list(PHOTOGRAPHS).index(self.split), i))
         running, sign = _CLOCKS[CLASSES[self.labels[i]]]
 
         def clock(motion: str) -> Array:
             """The frame that each frame shows of this motion: itself, or one for all."""
-            still = np.full(T + 1, rng.integers(T))
-            return (np.arange(T + 1) if motion == running else still).astype(np.float64)
+            still = np.full(T, rng.integers(T))
+            return (np.arange(T) if motion == running else still).astype(np.float64)
 
         def path(motion: str, length: float) -> Array:
             """From -length / 2 to length / 2 within the clip, or back."""
@@ -134,7 +171,7 @@ class Motion:
 
         x, y, turn, zoomed, slope = (
             path(motion, length)
-            for motion, length in (("x", 0.35 * side), ("y", 0.35 * side), ("turn", 40), ("zoom", 0.5), ("shear", 0.7))
+            for motion, length in (("x", 0.35 * side), ("y", 0.35 * side), ("turn", 45), ("zoom", 0.5), ("shear", 0.9))
         )
         swing = rng.uniform(0.05, 0.09) * side * np.sin(2 * np.pi * (clock("swing") / 4 + rng.uniform()))
         angle = rng.uniform(0, 2 * np.pi)
@@ -145,29 +182,21 @@ class Motion:
         layers = [Layer(self._texture(rng), world)]
         for way in (-1, 1):
             aside = way * (cross * np.cos(angle)), way * (cross * np.sin(angle))
-            layers.append(Layer(self._texture(rng), world @ translation(*aside), disc(rng.uniform(0.14, 0.2) * side)))
+            layers.append(Layer(self._texture(rng), world @ translation(*aside), disc(rng.uniform(0.17, 0.23) * side)))
 
-        shaking = translation(*rng.normal(scale=side / 128, size=(2, T + 1)))
+        shaking = translation(*rng.normal(scale=side / 128, size=(2, T)))
         period = rng.uniform(2.2, 3.2) if running == "light" else rng.uniform(2, 4) * T
-        light = 1 + rng.uniform(0.1, 0.2) * np.sin(2 * np.pi * (np.arange(T + 1) / period + rng.uniform()))
+        light = 1 + rng.uniform(0.1, 0.2) * np.sin(2 * np.pi * (np.arange(T) / period + rng.uniform()))
         return Scene(layers, (side, side), camera=shaking, gain=light)
 
     def _texture(self, rng: np.random.Generator) -> "_Torus":
         """One of the split's textures, anywhere on it."""
         values = _textures(self.split, self.texture)
         chosen = values[rng.integers(len(values))]
-        return _Torus(chosen, *rng.uniform(0, len(chosen), 2))
-
-    def _checked(self, i: int, frames: Sequence[int]) -> set[int]:
-        for t in frames:
-            if not 0 <= t < self.size.frames:
-                raise ValueError(message("Motion", "frames", f"0 to {self.size.frames - 1} of {self.names[i]}", t))
-        return set(frames)
+        return _Torus(chosen, *rng.uniform(0, len(chosen) - 1, 2))
 
 
-# -- textures: (S, S, 3), float32, that go on at the other side -----------------------------------------------------
-
-_SIDE = 256
+# -- textures: (S + 1, S + 1, 3), float32, that go on at the other side: the last line is the first --------------------
 
 
 @dataclass(frozen=True, eq=False)
@@ -181,15 +210,11 @@ class _Torus:
     def __call__(self, x: Array, y: Array) -> Array:
         x, y = x + self.dx, y + self.dy
         left, top = np.floor(x), np.floor(y)
-        wx, wy, S = x - left, y - top, len(self.values)
+        u, v, line = (x - left)[..., None], (y - top)[..., None], len(self.values)
         flat = self.values.reshape(-1, 3)
-        columns, rows = (k.astype(np.intp) for k in (left, top))
-        out = np.zeros((*x.shape, 3))
-        for j, v in enumerate((1 - wy, wy)):
-            row = (rows + j) % S * S
-            for k, u in enumerate((1 - wx, wx)):
-                out += (u * v)[..., None] * flat.take(row + (columns + k) % S, axis=0)
-        return np.moveaxis(out, -1, 0)
+        first = (top % (line - 1) * line + left % (line - 1)).astype(np.intp)
+        upper, lower = ((1 - u) * flat[k] + u * flat[k + 1] for k in (first, first + line))
+        return np.moveaxis((1 - v) * upper + v * lower, -1, 0)
 
 
 @cache
@@ -198,9 +223,9 @@ def _textures(split: str, kind: str) -> list[NDArray[np.float32]]:
 
 
 def _photographs(split: str) -> list[Any]:
-    """The middle square of each, and its mirror images beside and below it."""
+    """The middle square of each, its side halved until it is below 512, and its mirror images beside and below it."""
     try:
-        from skimage import data, transform
+        from skimage import data
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             "Motion: texture 'photographs' needs scikit-image: pip install scikit-image, or take texture='noise'",
@@ -208,12 +233,14 @@ def _photographs(split: str) -> list[Any]:
         ) from error
     images = []
     for name in PHOTOGRAPHS[split]:
-        image = getattr(data, name)()
+        image: Any = np.asarray(getattr(data, name)(), np.float32)
         image = image if image.ndim == 3 else np.stack([image] * 3, -1)
-        top, left = ((n - min(image.shape[:2])) // 2 for n in image.shape[:2])
         side = min(image.shape[:2])
+        top, left = ((n - side) // 2 for n in image.shape[:2])
         image = image[top : top + side, left : left + side]
-        image = transform.resize(image, (_SIDE, _SIDE), anti_aliasing=True)
+        while len(image) >= 512:
+            image = image[: len(image) // 2 * 2, : len(image) // 2 * 2]
+            image = (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4
         image = np.concatenate([image, image[::-1]])
         images.append(np.concatenate([image, image[:, ::-1]], 1))
     return images
@@ -221,8 +248,8 @@ def _photographs(split: str) -> list[Any]:
 
 def _noise(split: str) -> list[Any]:
     """Noise whose amplitudes fall as the frequency grows, as those of photographs do."""
-    rng = np.random.default_rng(("train", "test").index(split))
-    size = 2 * _SIDE
+    rng = np.random.default_rng(list(PHOTOGRAPHS).index(split))
+    size = 512
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size))
     amplitude = 1 / np.maximum(frequency, 1 / size)
     white = rng.normal(size=(8, size, size, 3)) + rng.normal(size=(8, size, size, 1))  # a part common to all colours
@@ -237,6 +264,8 @@ def _level(image: Any) -> NDArray[np.float32]:
     """
     soft = gaussian_filter(np.asarray(image, np.float32), (1, 1, 0), mode="wrap")
     rest = soft - uniform_filter(soft, (21, 21, 1), mode="wrap")
-    contrast = np.sqrt(uniform_filter((rest**2).mean(-1, keepdims=True), (31, 31, 1), mode="wrap"))
+    power = uniform_filter((rest**2).mean(-1, keepdims=True), (31, 31, 1), mode="wrap")
+    contrast = np.sqrt(np.maximum(power, 0))  # its running sums end a little below 0 where the image is flat
     scaled = rest / (contrast + 0.1 * contrast.mean())
-    return (119.5 + 82.5 * np.tanh(scaled / 2)).astype(np.float32)
+    values = (119.5 + 82.5 * np.tanh(scaled / 2)).astype(np.float32)
+    return np.pad(values, ((0, 1), (0, 1), (0, 0)), mode="wrap")

@@ -182,10 +182,10 @@ class Scene:
         light = {} if gain is None else {"gain": (_real("Scene", "gain", gain), "T")}
         T = shapes("Scene", **{name: (motion, "T 3 3") for name, motion in motions.items()}, **light)["T"]
         for name, motion in motions.items():
-            for t, matrix in enumerate(motion):
-                if np.any(matrix[2] != (0, 0, 1)) or np.linalg.det(matrix) == 0:
-                    expected = "affine maps that can be inverted, last row 0 0 1"
-                    raise ValueError(message("Scene", name, expected, f"frame {t}"))
+            wrong = (motion[:, 2] != (0, 0, 1)).any(1) | (np.linalg.det(motion) == 0)
+            if wrong.any():
+                expected = "affine maps that can be inverted, last row 0 0 1"
+                raise ValueError(message("Scene", name, expected, f"frame {wrong.argmax()}"))
         eye = motions.pop("camera", np.eye(3))
         self._there = [eye @ motion for motion in motions.values()]
         self._back = [np.linalg.inv(motion) for motion in self._there]
