@@ -515,6 +515,58 @@ _DNCNN = Recipe(
     },
 )
 
+# -- the motion benchmark on two cores: narrow networks, from nothing; all numbers are ours ----------------------------
+
+_MOTION_VIEW = View(size=32, length=8)  # without flips: a mirrored motion is of another class
+
+
+def _motion(name: str, source: str, network: str, arguments: Mapping[str, Any], stage: Stage, **changes: Any) -> Recipe:
+    stage = replace(stage, name="all", unit="epochs", optimizer="adam", schedule=Cosine(), own={}, only=(), clip=20.0)
+    kept: dict[str, Any] = {"view": _MOTION_VIEW, "batch": 26, "sources": {"": "ours: for motion:tiny on two cores"}}
+    changes = kept | {"arguments": {"width": 0.25, **arguments}, "stages": (stage,)} | changes
+    return Recipe(name=f"motion-{name}", source=source, network=network, **changes)
+
+
+_MOTION = (
+    _motion(
+        "rgb",
+        "single frames, which tell nothing",
+        "resnet",
+        {"depth": 18},
+        _classify("all", length=8, lr=1e-3),
+        view=View(size=32),
+    ),
+    _motion(
+        "off",
+        "OFF18 §4, all at once (§4.2)",
+        "off-tsn",
+        {"freeze": False, "dropout": 0.2, "spatial_dropout": 0.2},
+        _classify("all", loss=objectives.intermediate, length=8, lr=1e-3),
+    ),
+    _motion(
+        "repflow",
+        "RF19 §3",
+        "repflow",
+        {"depth": 18, "place": 1, "channels": 8, "n_iter": 10},
+        _classify("all", length=12, lr=1e-3),
+    ),
+    _motion(
+        "disentangled",
+        "DC18 §3",
+        "disentangled",
+        {"radius": 4, "dropout": 0.2, "partial_bn": False},
+        replace(_DC_STAGE, length=8, lr=1e-3, options={"faster": 1}),
+    ),
+    _motion(
+        "actionflownet",
+        "AF18 §3.2",
+        "actionflownet",
+        {"dropout": 0.2},
+        replace(_AF_BOTH, length=8, lr=1e-3),
+        view=replace(_MOTION_VIEW, length=7, flow="future"),  # the flow of the eighth frame is not known
+    ),
+)
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -528,5 +580,6 @@ RECIPES: dict[str, Recipe] = {
         _DC_KINETICS,
         *_FLOWS,
         _DNCNN,
+        *_MOTION,
     )
 }
