@@ -117,9 +117,7 @@ def test_what_is_wrong_is_said(tmp_path):
     assert flow.shape == (2, 2, H, W) and known.shape == (2, H, W)
     with pytest.raises(VideoError, match="frames: expected 0: a pair has one flow"):
         source.flow(0, [0, 1])
-    with pytest.raises(
-        VideoError, match=r"frames: expected at least one number from 0 to 1, the frames of .*1_flow.flo"
-    ):
+    with pytest.raises(VideoError, match=r"expected at least one number from 0 to 1, the frames of .*1_flow.flo"):
         source.read(0, [2])
     picture(tmp_path / "1_img2.ppm", 2, (H, W + 1))
     with pytest.raises(VideoError, match=r"1_flow.flo: its frames differ in size: 8 x 6 and 9 x 6"):

@@ -51,7 +51,7 @@ def test_septuplets(vimeo):
 def test_septuplets_that_cannot_be_read(vimeo):
     source, folder = septuplets(vimeo)["train"], vimeo / "sequences" / "00001" / "0002"
     for frames in ([7], [-1], []):
-        with pytest.raises(VideoError, match="from 0 to 6, the frames of .*00001/0002"):
+        with pytest.raises(VideoError, match=r"from 0 to 6, the frames of .*00001/0002"):
             source.read(0, frames)
     picture(folder / "im2.png", 1, (6, 9))
     with pytest.raises(VideoError, match="00001/0002: its frames differ in size"):
