@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from motionspec.cli.train import source, with_flow
 from motionspec.data.clips import Clips, View
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import Videos
-from motionspec.train import evaluate
-from motionspec.train.evaluate import Scores, trained
+from motionspec.train import evaluate, objectives
+from motionspec.train.evaluate import Scores, Trained, trained
 from motionspec.train.runs import environment
 
 SHOWN = 20  # classes in the terminal
@@ -32,30 +32,45 @@ SHOWN = 20  # classes in the terminal
 def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     """`motionspec eval`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
     usable(arguments.device)
-    runs = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
-    networks = [(trained(folder, arguments.checkpoint), weight) for folder, weight in runs]
-    found, about = [], []
-    for run, weight in networks:
+    named = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
+    runs = [(trained(folder, arguments.checkpoint), weight) for folder, weight in named]
+    options = {name: getattr(arguments, name) for name in ("workers", "device", "broken")}
+    about = {
+        name: getattr(arguments, name) for name in ("data", "split", "part", "protocol", "broken", "seed", "batch")
+    }
+    if not arguments.data.startswith("motion:"):
+        about["data"] = str(Path(arguments.data).resolve())
+    about |= {"workers": arguments.workers, "environment": environment()}
+    folder = Path(arguments.output or Path(arguments.run_folder) / "eval")
+
+    def clips(run: Trained) -> Clips:
         view = evaluate.protocol(run.view, arguments.protocol)
         data = source(arguments.data, view, arguments.part == "train", arguments.split)
-        scores = evaluate.score(
-            run.network,
-            Clips(data, view, train=False, seed=arguments.seed),
-            classes=run.classes,
-            batch=arguments.batch,
-            workers=arguments.workers,
-            device=arguments.device,
-            broken=arguments.broken,
-            progress=progress,
-        )
-        found.append((scores, weight))
-        about.append({**run.about, "weight": weight, "view": asdict(view)})
-    of = evaluate.fuse(found)
-    folder = Path(arguments.output or Path(arguments.run_folder) / "eval")
-    path = arguments.data if arguments.data.startswith("motion:") else str(Path(arguments.data).resolve())
-    names = ("split", "part", "protocol", "broken", "seed", "batch", "workers")
-    options = {name: getattr(arguments, name) for name in names}
-    evaluate.write(folder, of, {"runs": about, "data": path, **options, "environment": environment()})
+        return Clips(data, view, train=False, seed=arguments.seed)
+
+    data = [clips(run) for run, _ in runs]
+    about["runs"] = [
+        {**run.about, "weight": weight, "view": asdict(of.view)} for (run, weight), of in zip(runs, data, strict=True)
+    ]
+    first = runs[0][0]
+    if first.measure is not objectives.accuracy:
+        if arguments.fuse or arguments.protocol:
+            raise CannotRun("--fuse and --protocol are for classifiers; this run's recipe is measured by other numbers")
+        records, broken = evaluate.measured(first.network, data[0], first.measure, progress=progress, **options)
+        metrics = first.summary([*records.values()])
+        names = data[0].source.names
+        evaluate.write_measured(folder, names, records, broken, metrics, about)
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        lines = [f"{len(records)} clips: {numbers}"]
+        if broken:
+            lines += [f"skipped {len(broken)} of {len(names)} clips:", *(f"  {why}" for why in broken.values())]
+        return [*lines, f"{folder.resolve()}: result.json, clips.csv"]
+    found = [
+        evaluate.score(run.network, of, classes=run.classes, batch=arguments.batch, progress=progress, **options)
+        for (run, _), of in zip(runs, data, strict=True)
+    ]
+    of = evaluate.fuse([(scores, weight) for scores, (_, weight) in zip(found, runs, strict=True)])
+    evaluate.write(folder, of, about)
     return said(of, folder)
 
 
@@ -104,7 +119,7 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     usable(arguments.device)
     run = trained(arguments.run_folder, arguments.checkpoint)
     video = Path(arguments.video)
-    view = evaluate.protocol(run.view, arguments.protocol)
+    view = replace(evaluate.protocol(run.view, arguments.protocol), flow=None)  # no targets are needed
     videos = with_flow(Videos(video.parent, (video.name,), (NO_LABEL,), run.classes), view)
     progress(f"decoding {video.name}", 0, None)
     if (length := videos.length(0)) == 1:
