@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,8 +15,8 @@ from motionspec.cli.demo import Picture, Progress, said_environment, write_repor
 from motionspec.cli.demo_model import Ran, map_pictures
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
+from motionspec.cli.train import source, with_flow
 from motionspec.data.clips import Clips, View
-from motionspec.data.lists import open_videos
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import Videos
 from motionspec.train import evaluate
@@ -28,18 +29,18 @@ SHOWN = 20  # classes in the terminal
 # -- eval --------------------------------------------------------------------------------------------------------------
 
 
-def run_eval(arguments: argparse.Namespace, progress: Progress) -> int:
-    """`motionspec eval`. Raises ValueError, TypeError, OSError or ModuleNotFoundError with one line."""
+def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
+    """`motionspec eval`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
     usable(arguments.device)
     runs = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
     networks = [(trained(folder, arguments.checkpoint), weight) for folder, weight in runs]
-    source = open_videos(arguments.data, split=arguments.split, train=arguments.part == "train")
     found, about = [], []
     for run, weight in networks:
         view = evaluate.protocol(run.view, arguments.protocol)
+        data = source(arguments.data, view, arguments.part == "train", arguments.split)
         scores = evaluate.score(
             run.network,
-            Clips(source, view, train=False, seed=arguments.seed),
+            Clips(data, view, train=False, seed=arguments.seed),
             classes=run.classes,
             batch=arguments.batch,
             workers=arguments.workers,
@@ -51,12 +52,11 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> int:
         about.append({**run.about, "weight": weight, "view": asdict(view)})
     of = evaluate.fuse(found)
     folder = Path(arguments.output or Path(arguments.run_folder) / "eval")
-    data = {"path": str(Path(arguments.data).resolve()), "split": arguments.split, "part": arguments.part}
-    options = {name: getattr(arguments, name) for name in ("protocol", "broken", "seed", "batch", "workers")}
-    evaluate.write(folder, of, {"runs": about, "data": data, **options, "environment": environment()})
-    progress.clear()
-    print("\n".join(said(of, folder)))
-    return 0
+    path = arguments.data if arguments.data.startswith("motion:") else str(Path(arguments.data).resolve())
+    names = ("split", "part", "protocol", "broken", "seed", "batch", "workers")
+    options = {name: getattr(arguments, name) for name in names}
+    evaluate.write(folder, of, {"runs": about, "data": path, **options, "environment": environment()})
+    return said(of, folder)
 
 
 def _weighted(text: str) -> tuple[str, float]:
@@ -99,17 +99,17 @@ def said(of: Scores, folder: Path) -> list[str]:
 # -- predict -----------------------------------------------------------------------------------------------------------
 
 
-def run_predict(arguments: argparse.Namespace, progress: Progress) -> int:
-    """`motionspec predict`. Raises ValueError, TypeError, OSError or ModuleNotFoundError with one line."""
+def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
+    """`motionspec predict`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
     usable(arguments.device)
     run = trained(arguments.run_folder, arguments.checkpoint)
     video = Path(arguments.video)
-    source = Videos(video.parent, (video.name,), (NO_LABEL,), run.classes)
     view = evaluate.protocol(run.view, arguments.protocol)
+    videos = with_flow(Videos(video.parent, (video.name,), (NO_LABEL,), run.classes), view)
     progress(f"decoding {video.name}", 0, None)
-    if (length := source.length(0)) == 1:
+    if (length := videos.length(0)) == 1:
         raise CannotRun(f"{video}: only one frame decodes and motion needs two; give a longer clip")
-    clip = Clips(source, view, train=False, seed=arguments.seed)[0]["clip"]
+    clip = Clips(videos, view, train=False, seed=arguments.seed)[0]["clip"]
     views = clip if clip.ndim == 5 else clip[None]
     progress("predicting", 0, None)
     scores = evaluate.forward(run.network.to(arguments.device), [views], arguments.batch, arguments.device)
@@ -117,7 +117,8 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> int:
     shares = scores[0].softmax(0)
     top = [(run.classes[k], float(shares[k])) for k in shares.argsort(descending=True)[: arguments.top]]
     with torch.no_grad():
-        parts = {key: part.cpu() for key, part in run.network.parts(views[:1].to(arguments.device)).items()}
+        network: Any = run.network
+        parts = {key: part.cpu() for key, part in network.parts(views[:1].to(arguments.device)).items()}
     of = "1 view" if len(views) == 1 else f"the mean of {len(views)} views"
     text = [
         f"{video.name}, {length} frames: {of} of {views.shape[2]} frames of {view.size} x {view.size} pixels; network "
@@ -142,9 +143,7 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> int:
             "shares": dict(zip(run.classes, shares.tolist(), strict=True)),
         }
         Path(arguments.json).write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    progress.clear()
-    print(f"{text[0]}\n\n{bars(top)}\n\nreport: {report.resolve()}")
-    return 0
+    return [text[0], "", bars(top), "", f"report: {report.resolve()}"]
 
 
 def bars(shares: Sequence[tuple[str, float]]) -> str:

@@ -13,7 +13,7 @@ import torch
 from motionspec.cli.demo import Progress
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
-from motionspec.data.clips import Clips
+from motionspec.data.clips import Clips, View
 from motionspec.data.flow_cache import TVL1
 from motionspec.data.lists import ListError, open_videos
 from motionspec.data.motion import SIZES, Motion
@@ -37,9 +37,11 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> int:
     recipe = find(arguments.recipe)
     for text in arguments.set:
         recipe = changed(recipe, *_setting(text))
-    train, test = (source(arguments.data, recipe, part, arguments.split) for part in (True, False))
-    if train is None:
-        raise CannotRun(f"--data {arguments.data}: nothing to train on")
+    train = source(arguments.data, recipe.view, True, arguments.split)
+    try:
+        test = source(arguments.data, recipe.view, False, arguments.split)
+    except ListError:
+        test = None
     classes = None
     if "classes" not in recipe.arguments:
         classes = len(train.classes)
@@ -88,10 +90,10 @@ def find(name: str) -> Recipe:
     raise CannotRun(f"no recipe {name!r}.{hint} `motionspec train --list` shows all")
 
 
-def source(data: str, recipe: Recipe, train: bool, split: int) -> Source | None:
-    """What the clips of the training or of the test are read from; None where a data set has no test part.
+def source(data: str, view: View, train: bool, split: int) -> Source:
+    """What the clips of the training or of the test are read from.
 
-    TV-L1 flow is added where the recipe needs flow and the data have none. Raises CannotRun or ListError.
+    TV-L1 flow is added where the view needs flow and the data have none. Raises CannotRun or ListError.
     """
     of: Source
     if data.startswith("motion:"):
@@ -100,13 +102,13 @@ def source(data: str, recipe: Recipe, train: bool, split: int) -> Source | None:
             raise CannotRun(f"--data {data}: expected motion:{', motion:'.join(SIZES)}, or the folder of a data set")
         of = Motion(size, "train" if train else "test")
     else:
-        try:
-            of = open_videos(data, split=split, train=train)
-        except ListError:
-            if train:
-                raise
-            return None
-    needed = recipe.view.flow or recipe.view.modality == "flow"
+        of = open_videos(data, split=split, train=train)
+    return with_flow(of, view)
+
+
+def with_flow(of: Source, view: View) -> Source:
+    """The source, with TV-L1 flow if the view needs flow and the source has none."""
+    needed = view.flow or view.modality == "flow"
     return TVL1(of) if needed and not isinstance(of, FlowSource) else of
 
 

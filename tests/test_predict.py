@@ -139,7 +139,7 @@ def test_eval_prints_and_writes_all_that_repeats_it(run_folder, data, capsys):
     assert run["sha256"] == hashlib.sha256((run_folder / "best.safetensors").read_bytes()).hexdigest()
     assert run["config"] == json.loads((run_folder / "config.json").read_text(encoding="utf-8"))
     assert (run["view"]["crops"], run["weight"], result["seed"], result["protocol"]) == (10, 1.0, 3, ["10-crop"])
-    assert (result["data"]["path"], result["data"]["part"]) == (str(data.resolve()), "test")
+    assert (result["data"], result["part"]) == (str(data.resolve()), "test")
     assert result["metrics"]["top_1"] == 0.5 and result["environment"]["torch"] == torch.__version__
 
 
@@ -147,7 +147,7 @@ def test_eval_measures_what_the_trainer_measured(data, tmp_path, capsys):
     recipe = dataclasses.replace(RECIPE, arguments={"width": 0.125, "classes": 2})
     network = networks()["actionflownet"].build(**recipe.arguments)
     train, test = (Clips(open_videos(data, train=part), recipe.view, train=part) for part in (True, False))
-    result = fit(recipe, network, train, test, run=tmp_path / "own")
+    result = fit(recipe, network, train, test, run=tmp_path / "own", about={"classes": train.source.classes})
     assert command(capsys, "eval", tmp_path / "own", "--data", data)[0] == 0
     found = json.loads((tmp_path / "own" / "eval" / "result.json").read_text(encoding="utf-8"))
     assert found["metrics"]["top_1"] == result.best and found["metrics"]["per_class_count"] == {"dark": 2, "light": 2}

@@ -251,7 +251,8 @@ def _samples(
     # spawn: torch hangs in forked children of a process that has used OpenMP.
     options = {"multiprocessing_context": "spawn"} if workers else {}
     one_by_one = Epochs(len(clips), 1, train=False)
-    for k, (sample,) in enumerate(loader(_Told(clips), one_by_one, workers=workers, collate_fn=list, **options)):
+    told: Any = _Told(clips)
+    for k, (sample,) in enumerate(loader(told, one_by_one, workers=workers, collate_fn=list, **options)):
         if not isinstance(sample, str):
             yield k, sample
         elif broken == "raise":
