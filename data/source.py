@@ -21,7 +21,7 @@ NO_LABEL = -1
 class Source(Protocol):
     """Clips by number. Picklable, and it reads nothing before it is asked to but lists of names.
 
-    names: of each clip, unique: its path below the data set's folder, or a key
+    names: of each clip: its path below the data set's folder, or a key
     labels: of each clip, an index of `classes`, or NO_LABEL
     """
 

@@ -5,30 +5,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import cut, number, video
 
 from motionspec.cli.media import choose_pairs, read_clip, read_pairs
 from motionspec.data.video import VideoError, read_image
 
 cv2 = pytest.importorskip("cv2")
-
-
-def video(path, n, codec="MJPG"):
-    """n <= 31 frames, 64 x 48: black, and red up to column 2 i + 1 of frame i, so that a decoded frame tells its i."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (64, 48))
-    assert writer.isOpened()
-    for i in range(n):
-        writer.write(np.uint8([[[0, 0, 255 * (column < 2 * (i + 1))] for column in range(64)]] * 48))  # BGR
-    writer.release()
-    return path
-
-
-def number(frame):
-    return round(frame[..., 0].mean() / 255 * 64 / 2) - 1
-
-
-def cut(path, share):
-    (short := path.with_name(f"cut{path.suffix}")).write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    return short
 
 
 def refuses(read, path, words):
