@@ -31,10 +31,10 @@ SHOWN = 20  # classes in the terminal
 
 def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     """`motionspec eval`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
-    usable(arguments.device)
+    device = usable(arguments.device)
     named = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
     runs = [(trained(folder, arguments.checkpoint), weight) for folder, weight in named]
-    options = {name: getattr(arguments, name) for name in ("workers", "device", "broken")}
+    options = {"workers": arguments.workers, "broken": arguments.broken, "device": device, "progress": progress}
     about = {
         name: getattr(arguments, name) for name in ("data", "split", "part", "protocol", "broken", "seed", "batch")
     }
@@ -56,7 +56,7 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     if first.measure is not objectives.accuracy:
         if arguments.fuse or arguments.protocol:
             raise CannotRun("--fuse and --protocol are for classifiers; this run's recipe is measured by other numbers")
-        records, broken = evaluate.measured(first.network, data[0], first.measure, progress=progress, **options)
+        records, broken = evaluate.measured(first.network, data[0], first.measure, **options)
         metrics = first.summary([*records.values()])
         names = data[0].source.names
         evaluate.write_measured(folder, names, records, broken, metrics, about)
@@ -66,7 +66,7 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
             lines += [f"skipped {len(broken)} of {len(names)} clips:", *(f"  {why}" for why in broken.values())]
         return [*lines, f"{folder.resolve()}: result.json, clips.csv"]
     found = [
-        evaluate.score(run.network, of, classes=run.classes, batch=arguments.batch, progress=progress, **options)
+        evaluate.score(run.network, of, classes=run.classes, batch=arguments.batch, **options)
         for (run, _), of in zip(runs, data, strict=True)
     ]
     of = evaluate.fuse([(scores, weight) for scores, (_, weight) in zip(found, runs, strict=True)])
@@ -82,12 +82,14 @@ def _weighted(text: str) -> tuple[str, float]:
         raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
 
 
-def usable(device: str) -> None:
-    """Raises CannotRun where torch cannot compute on this device."""
+def usable(device: str | None) -> str:
+    """The device, by default CUDA if there is any. Raises CannotRun where torch cannot compute on it."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
         raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def said(of: Scores, folder: Path) -> list[str]:
@@ -116,7 +118,7 @@ def said(of: Scores, folder: Path) -> list[str]:
 
 def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     """`motionspec predict`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
-    usable(arguments.device)
+    device = usable(arguments.device)
     run = trained(arguments.run_folder, arguments.checkpoint)
     video = Path(arguments.video)
     view = replace(evaluate.protocol(run.view, arguments.protocol), flow=None)  # no targets are needed
@@ -127,13 +129,13 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     clip = Clips(videos, view, train=False, seed=arguments.seed)[0]["clip"]
     views = clip if clip.ndim == 5 else clip[None]
     progress("predicting", 0, None)
-    scores = evaluate.forward(run.network.to(arguments.device), [views], arguments.batch, arguments.device)
+    scores = evaluate.forward(run.network.to(device), [views], arguments.batch, device)
     evaluate.check(scores, run.classes, [video.name])
     shares = scores[0].softmax(0)
     top = [(run.classes[k], float(shares[k])) for k in shares.argsort(descending=True)[: arguments.top]]
     with torch.no_grad():
         network: Any = run.network
-        parts = {key: part.cpu() for key, part in network.parts(views[:1].to(arguments.device)).items()}
+        parts = {key: part.cpu() for key, part in network.parts(views[:1].to(device)).items()}
     of = "1 view" if len(views) == 1 else f"the mean of {len(views)} views"
     text = [
         f"{video.name}, {length} frames: {of} of {views.shape[2]} frames of {view.size} x {view.size} pixels; network "
@@ -144,7 +146,7 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [*frame_pictures(views[0], view), *map_pictures(parts)]
     ran = Ran(run.about["config"]["recipe"]["network"], text, pictures, top)
-    report = write_report(folder, f"{video.name}: {top[0][0]}", said_environment(arguments.device), network=ran)
+    report = write_report(folder, f"{video.name}: {top[0][0]}", said_environment(device), network=ran)
     if arguments.json is not None:
         result = {
             "motionspec": motionspec.__version__,
