@@ -1,6 +1,7 @@
 """`motionspec eval` and `motionspec predict`: what a trained network says of a data set, and of one video."""
 
 import argparse
+import importlib.util
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -52,6 +53,7 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     about["runs"] = [
         {**run.about, "weight": weight, "view": asdict(of.view)} for (run, weight), of in zip(runs, data, strict=True)
     ]
+    folder.mkdir(parents=True, exist_ok=True)  # an error now, not after an hour
     first = runs[0][0]
     if first.measure is not objectives.accuracy:
         if arguments.fuse or arguments.protocol:
@@ -109,8 +111,12 @@ def said(of: Scores, folder: Path) -> list[str]:
         bound = 100 * result["top_1_skipped_as_wrong"]
         lines.append(f"skipped {len(of.broken)} of {len(of.names)} clips; with them as wrong, top 1 is {bound:.2f} %:")
         lines += [f"  {why}" for why in of.broken.values()]
-    files = "result.json, classes.csv, confusion.csv, confusion.png, scores.csv"
-    return [*lines, f"{folder.resolve()}: {files}"]
+    files = ["result.json", "classes.csv", "confusion.csv", "confusion.png", "scores.csv"]
+    there = [name for name in files if (folder / name).is_file()]
+    lines.append(f"{folder.resolve()}: {', '.join(there)}")
+    return (
+        lines if there == files else [*lines, "no confusion.png without matplotlib: pip install 'motionspec[figures]'"]
+    )
 
 
 # -- predict -----------------------------------------------------------------------------------------------------------
@@ -119,6 +125,8 @@ def said(of: Scores, folder: Path) -> list[str]:
 def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     """`motionspec predict`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
     device = usable(arguments.device)
+    if importlib.util.find_spec("jinja2") is None:
+        raise CannotRun("predict needs jinja2: pip install 'motionspec[demo]'")
     run = trained(arguments.run_folder, arguments.checkpoint)
     video = Path(arguments.video)
     view = replace(evaluate.protocol(run.view, arguments.protocol), flow=None)  # no targets are needed

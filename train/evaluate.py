@@ -432,9 +432,14 @@ def _csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) ->
 
 
 def draw(path: Path, classes: Sequence[str], matrix: Tensor) -> None:
-    """The confusion matrix as a picture: shares of each row as shades, counts as numbers where they can be read."""
-    from matplotlib.figure import Figure
+    """The confusion matrix as a picture: shares of each row as shades, counts as numbers where they can be read.
 
+    Nothing is drawn where matplotlib is not installed.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError:
+        return
     K = len(classes)
     side = min(max(4.0, 1.5 + 0.45 * K), 24.0)  # inches
     figure = Figure(figsize=(side, side), layout="constrained")

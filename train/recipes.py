@@ -600,6 +600,19 @@ _MOTION = (
     ),
 )
 
+# DC18's network shows the displacement of every pixel. Mirrored clips are of the same class here.
+_OWN_VIDEOS = replace(
+    _MOTION[3],
+    name="own-videos",
+    view=View(size=64, short=72, length=8, flip=True),
+    batch=8,
+    stages=(_MOTION[3].stages[0].longer(20),),
+    sources=dict.fromkeys(
+        ("batch", "length", "lr", "optimizer", "loss", "schedule", "weight_decay", "clip"),
+        "ours: for some dozens of videos on two cores",
+    ),
+)
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -615,5 +628,6 @@ RECIPES: dict[str, Recipe] = {
         _DNCNN,
         _RFCN,
         *_MOTION,
+        _OWN_VIDEOS,
     )
 }
