@@ -15,7 +15,7 @@ from motionspec.cli.demo import Picture, Progress, said_environment, write_repor
 from motionspec.cli.demo_model import Ran, map_pictures
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
-from motionspec.cli.train import source, with_flow
+from motionspec.cli.train import source, usable, with_flow
 from motionspec.data.clips import Clips, View
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import Videos
@@ -65,14 +65,6 @@ def _weighted(text: str) -> tuple[str, float]:
         return folder, float(weight)
     except ValueError as error:
         raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
-
-
-def usable(device: str) -> None:
-    """Raises CannotRun where torch cannot compute on this device."""
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
-        raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
 def said(of: Scores, folder: Path) -> list[str]:

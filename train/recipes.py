@@ -5,12 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from motionspec.checks import choice, count, message, positive
 from motionspec.data.augment import SCALES
 from motionspec.data.clips import View
-from motionspec.models.table import CAFFE, UNIT, networks
+from motionspec.models.table import CAFFE, UNIT
 from motionspec.train import detection, objectives
 from motionspec.train.objectives import Batch, Records
 
@@ -129,12 +129,6 @@ class Recipe:
         count("Recipe", "batch", self.batch)
         if self.ema is not None:
             positive("Recipe", "ema", self.ema, below=1)
-
-    def build(self, classes: int | None = None) -> nn.Module:
-        """The network, as random as torch's generator is; `classes`, where it has classes and `arguments` none."""
-        row = networks()[self.network]
-        arguments = {**row.arguments, **({} if classes is None else {"classes": classes}), **self.arguments}
-        return row.build(**arguments)
 
 
 SETTINGS = ("length", "lr", "optimizer", "momentum", "weight_decay", "clip")  # of a stage
