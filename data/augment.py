@@ -104,7 +104,7 @@ def corner_crop(height: int, width: int, scales: tuple[float, ...], rng: np.rand
     Height and width of the crop are two of `scales`, neighbours or the same, times the short side; it lies in one of 13
     places: the corners, the centre, the middles of the sides, and halfway between the centre and each corner.
     """
-    sides = [round(scale * min(height, width)) for scale in scales]
+    sides = [max(1, round(scale * min(height, width))) for scale in scales]
     pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
     h, w = pairs[rng.integers(len(pairs))]
     places = [(y, x) for y in (0, 2, 4) for x in (0, 2, 4)] + [(y, x) for y in (1, 3) for x in (1, 3)]

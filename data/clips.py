@@ -99,6 +99,10 @@ class View:
             raise ValueError(message("View", "short", f"0 or at least size={self.size}", self.short))
         if self.stack > 1 and self.modality == "rgb":
             raise ValueError(message("View", "stack", "1 for the modality 'rgb'", self.stack))
+        if not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(message("View", "scales", "numbers above 0, at most 1", self.scales))
+        if len(self.jitter) != 3 or not all(0 <= amount <= 1 for amount in self.jitter):
+            raise ValueError(message("View", "jitter", "three numbers from 0 to 1", self.jitter))
         if self.rule == "off" and 0 < self.test_segments < self.segments:
             raise ValueError(message("View", "test_segments", f"0 or at least segments={self.segments}", self.rule))
         if self.rule == "off" and self.places > 1:
@@ -236,6 +240,8 @@ class Clips(Samples):
         if view.modality != "flow":
             numbers, at = np.unique(shown, return_inverse=True)
             pictures, at = self.source.read(i, numbers), at.reshape(shown.shape)
+            if motion is not None:
+                same_size(self.source.names[i], pictures, motion[0])
             height, width = pictures.shape[1:3]
         views = []
         for v in range(len(times)):
@@ -296,6 +302,13 @@ class Clips(Samples):
         """Flow (places * stack, 2, H, W) as the network takes it: (2 stack, places, H, W)."""
         values = flow.clamp(-BOUND, BOUND) * (127.5 / BOUND / self.view.frames.scale[0])
         return values.unflatten(0, (-1, self.view.stack)).permute(1, 2, 0, 3, 4).flatten(0, 1).contiguous()
+
+
+def same_size(name: str, frames: Images, flow: NDArray[np.float32]) -> None:
+    """Raise VideoError unless frames (n, H, W, 3) and flow (..., H, W) of a clip are of one size."""
+    (H, W), (h, w) = frames.shape[1:3], flow.shape[-2:]
+    if (h, w) != (H, W):
+        raise VideoError(f"{name}: frames of {W} x {H} and flow of {w} x {h}; do they belong together?")
 
 
 def normalised(frames: Images, known: Frames) -> Tensor:

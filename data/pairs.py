@@ -7,7 +7,7 @@ from torch import Tensor
 from motionspec.checks import count, message
 from motionspec.data import augment
 from motionspec.data.augment import Affine
-from motionspec.data.clips import Samples, normalised
+from motionspec.data.clips import Samples, normalised, same_size
 from motionspec.data.source import FlowSource
 from motionspec.data.video import VideoError
 from motionspec.models.table import TORCHVISION, Frames
@@ -65,6 +65,7 @@ class Pairs(Samples):
         t = int(rng.integers(length - 1)) if self.train else (length - 2) // 2
         flow, known = self.pairs.flow(i, [t])
         frames = self.source.read(i, [t, t + 1])
+        same_size(self.source.names[i], frames, flow)
         if self.train:
             affine = self._affine(frames.shape[1], frames.shape[2], rng)
             frames = affine.frames(frames, self.size)

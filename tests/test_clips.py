@@ -270,7 +270,7 @@ def test_flow_of_another_size():
             return tuple(x[..., 1:] for x in super().flow(i, frames))
 
     view = View(size=8, length=2, flow="inside")
-    with pytest.raises(VideoError, match="^0: frames of 80 x 60 and flow of 79 x 60"):
+    with pytest.raises(VideoError, match=r"^0: frames of 80 x 60 and flow of 79 x 60"):
         Clips(Other(), view, train=True)[0]
 
 
