@@ -570,7 +570,9 @@ def train(arguments: argparse.Namespace) -> int:
     with _one_line() as progress:
         from motionspec.cli.train import run_train
 
-        return run_train(arguments, progress)
+        lines = run_train(arguments, progress)
+    print("\n".join(lines))
+    return 0
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
