@@ -571,7 +571,8 @@ def train(arguments: argparse.Namespace) -> int:
         from motionspec.cli.train import run_train
 
         lines = run_train(arguments, progress)
-    print("\n".join(lines))
+    for line in lines:
+        print(line)
     return 0
 
 

@@ -4,6 +4,7 @@ import argparse
 import ast
 import difflib
 import inspect
+import os
 import textwrap
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,8 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
         )
     except Interrupted as stop:
         raise KeyboardInterrupt(f"{stop}; the same command with --resume goes on") from stop
+    if int(os.environ.get("RANK", 0)):  # of several processes the first speaks
+        return []
     measured = ", ".join(f"{name} {value:.4g}" for name, value in result.measured.items()) or "nothing to measure"
     best = "" if result.best is None else f"; best {next(iter(result.measured))} {result.best:.4g}"
     files = "config.json, log.csv, curves.png, best.safetensors, last.safetensors"
