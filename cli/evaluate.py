@@ -16,11 +16,14 @@ from motionspec.cli.demo import Picture, Progress, said_environment, write_repor
 from motionspec.cli.demo_model import Ran, map_pictures
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
-from motionspec.cli.train import source, with_flow
+from motionspec.cli.train import source, usable, with_flow
 from motionspec.data.clips import Clips, View
+from motionspec.data.frames import septuplets
+from motionspec.data.restoration import Windows
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import Videos
 from motionspec.train import evaluate, objectives
+from motionspec.train.detection import Squares
 from motionspec.train.evaluate import Scores, Trained, trained
 from motionspec.train.runs import environment
 
@@ -32,7 +35,8 @@ SHOWN = 20  # classes in the terminal
 
 def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     """`motionspec eval`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
-    device = usable(arguments.device)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    usable(device)
     named = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
     runs = [(trained(folder, arguments.checkpoint), weight) for folder, weight in named]
     options = {"workers": arguments.workers, "broken": arguments.broken, "device": device, "progress": progress}
@@ -44,23 +48,19 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     about |= {"workers": arguments.workers, "environment": environment()}
     folder = Path(arguments.output or Path(arguments.run_folder) / "eval")
 
-    def clips(run: Trained) -> Clips:
-        view = evaluate.protocol(run.view, arguments.protocol)
-        data = source(arguments.data, view, arguments.part == "train", arguments.split)
-        return Clips(data, view, train=False, seed=arguments.seed)
-
-    data = [clips(run) for run, _ in runs]
+    data = [_data(run, arguments) for run, _ in runs]
     about["runs"] = [
-        {**run.about, "weight": weight, "view": asdict(of.view)} for (run, weight), of in zip(runs, data, strict=True)
+        {**run.about, "weight": weight, "view": asdict(evaluate.protocol(run.view, arguments.protocol))}
+        for run, weight in runs
     ]
     folder.mkdir(parents=True, exist_ok=True)  # an error now, not after an hour
     first = runs[0][0]
     if first.measure is not objectives.accuracy:
         if arguments.fuse or arguments.protocol:
             raise CannotRun("--fuse and --protocol are for classifiers; this run's recipe is measured by other numbers")
-        records, broken = evaluate.measured(first.network, data[0], first.measure, **options)
+        clips, names = data[0]
+        records, broken = evaluate.measured(first.network, clips, first.measure, **options)
         metrics = first.summary([*records.values()])
-        names = data[0].source.names
         evaluate.write_measured(folder, names, records, broken, metrics, about)
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         lines = [f"{len(records)} clips: {numbers}"]
@@ -68,12 +68,31 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
             lines += [f"skipped {len(broken)} of {len(names)} clips:", *(f"  {why}" for why in broken.values())]
         return [*lines, f"{folder.resolve()}: result.json, clips.csv"]
     found = [
-        evaluate.score(run.network, of, classes=run.classes, batch=arguments.batch, **options)
-        for (run, _), of in zip(runs, data, strict=True)
+        evaluate.score(run.network, clips, classes=run.classes, batch=arguments.batch, **options)
+        for (run, _), (clips, _) in zip(runs, data, strict=True)
     ]
     of = evaluate.fuse([(scores, weight) for scores, (_, weight) in zip(found, runs, strict=True)])
     evaluate.write(folder, of, about)
     return said(of, folder)
+
+
+def _data(run: Trained, arguments: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
+    """What a run is judged on, and the names of the clips."""
+    config, train = run.about["config"], arguments.part == "train"
+    recipe = config["recipe"]
+    if recipe["data"] == "squares":
+        squares = Squares(32, train=train, seed=arguments.seed)
+        return squares, tuple(map(str, range(len(squares))))
+    if recipe["data"] == "septuplets":
+        parts = septuplets(arguments.data)
+        if arguments.part not in parts:
+            raise CannotRun(f"--data {arguments.data}: no sep_{arguments.part}list.txt")
+        frames = recipe["arguments"].get("frames", 3)
+        windows = Windows(parts[arguments.part], train=False, frames=frames, rate=config["rate"], seed=arguments.seed)
+        return windows, windows.source.names
+    view = evaluate.protocol(run.view, arguments.protocol)
+    clips = Clips(source(arguments.data, view, train, arguments.split), view, train=False, seed=arguments.seed)
+    return clips, clips.source.names
 
 
 def _weighted(text: str) -> tuple[str, float]:
@@ -82,16 +101,6 @@ def _weighted(text: str) -> tuple[str, float]:
         return folder, float(weight)
     except ValueError as error:
         raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
-
-
-def usable(device: str | None) -> str:
-    """The device, by default CUDA if there is any. Raises CannotRun where torch cannot compute on it."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
-        raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def said(of: Scores, folder: Path) -> list[str]:
@@ -124,7 +133,8 @@ def said(of: Scores, folder: Path) -> list[str]:
 
 def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     """`motionspec predict`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
-    device = usable(arguments.device)
+    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    usable(device)
     if importlib.util.find_spec("jinja2") is None:
         raise CannotRun("predict needs jinja2: pip install 'motionspec[demo]'")
     run = trained(arguments.run_folder, arguments.checkpoint)

@@ -59,7 +59,7 @@ RECIPE = Recipe(
 
 def make_run(folder, bias=(0.0, 1.0, 2.0, -1.0), recipe=RECIPE):
     """A run whose network says the same of every video, if it has classes."""
-    network = recipe.build()
+    network = networks()[recipe.network].build(**recipe.arguments)
     if bias:
         torch.nn.init.zeros_(network.fc.weight)
         network.fc.bias.data = torch.tensor(bias)
