@@ -15,9 +15,10 @@ import motionspec
 from motionspec import synthetic
 from motionspec.cli.check import Verdict
 from motionspec.cli.compare import as_outputs, compare, forward_tolerance
-from motionspec.cli.media import MediaError, read_image, read_pairs
+from motionspec.cli.media import read_pairs
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import number, settings, table, used
+from motionspec.data.video import VideoError, read_image
 from motionspec.flow import flow_to_color, read_flow
 from motionspec.refimpl.equations import EQUATIONS, Equation
 
@@ -118,7 +119,7 @@ def estimated_flow(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, s
 
 
 def scenes(inputs: Sequence[str], flow: str | None, pairs: int, progress: Progress) -> list[Scene]:
-    """The frame pairs that the command names. Raises CannotRun or MediaError with one line."""
+    """The frame pairs that the command names. Raises CannotRun or VideoError with one line."""
     if len(inputs) > 2:
         raise CannotRun(f"demo takes one video or two images, got {len(inputs)} files")
     if flow and len(inputs) != 2:
@@ -135,15 +136,15 @@ def scenes(inputs: Sequence[str], flow: str | None, pairs: int, progress: Progre
     first, second = (read_image(path) for path in inputs)
     if first.shape != second.shape:
         sizes = " and ".join(f"{image.shape[1]} x {image.shape[0]}" for image in (first, second))
-        raise MediaError(f"the images differ in size: {sizes}; a pair needs one size")
+        raise VideoError(f"the images differ in size: {sizes}; a pair needs one size")
     if flow:
         try:
             truth, _ = read_flow(flow)
         except OSError as error:
-            raise MediaError(f"{flow}: {error.strerror}") from error
+            raise VideoError(f"{flow}: {error.strerror}") from error
         if truth.shape[1:] != first.shape[:2]:
             sizes = f"{truth.shape[2]} x {truth.shape[1]}, the images {first.shape[1]} x {first.shape[0]}"
-            raise MediaError(f"{flow}: the flow is {sizes}")
+            raise VideoError(f"{flow}: the flow is {sizes}")
         source = f"read from {Path(flow).name}"
     else:
         truth, source = estimated_flow(first, second)
@@ -433,7 +434,7 @@ def demo(
             from motionspec.cli.demo_model import run_network
 
             network = run_network(model, inputs[0], weights, options or {}, device, progress)
-    except ValueError as error:  # MediaError is one too
+    except ValueError as error:  # VideoError is one too
         raise CannotRun(str(error)) from error
 
     jobs = [(row, dict(variant)) for row in shown_equations() for variant in row.variants]

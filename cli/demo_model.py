@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from motionspec.cli.demo import Picture, Progress
-from motionspec.cli.media import Image, read_clip
+from motionspec.cli.media import read_clip
 from motionspec.cli.networks import find
 from motionspec.cli.runner import CannotRun
+from motionspec.data.video import Image
 from motionspec.flow import flow_to_color
 from motionspec.models.table import Frames
 from motionspec.models.weights import load
@@ -31,7 +32,7 @@ class Ran:
 def run_network(
     name: str, video: str, weights: str | None, options: Mapping[str, str], device: str, progress: Progress
 ) -> Ran:
-    """The network on frames in a row from the middle of the video. Raises CannotRun or MediaError with one line."""
+    """The network on frames in a row from the middle of the video. Raises CannotRun or VideoError with one line."""
     row = find(name)
     torch.manual_seed(0)
     said = "random weights, so its scores mean nothing"

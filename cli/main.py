@@ -168,6 +168,19 @@ def _parser() -> argparse.ArgumentParser:
         "--set", metavar="KEY=VALUE", action="append", default=[], help="an argument of it, such as classes=51"
     )
     one.set_defaults(run=run_demo)
+
+    one = commands.add_parser("data", help="the data sets on this machine")
+    of_data = one.add_subparsers(metavar="COMMAND", required=True)
+    one = of_data.add_parser(
+        "check",
+        help="which data sets lie in a folder, what they hold, and what is wrong with them",
+        description="Find out which data sets lie in a folder, decode every file of them, and say what they hold and "
+        "what is wrong. Exit status: 0 all good, 1 something is wrong, 2 cannot run.",
+        epilog="example: motionspec data check datasets/UCF101",
+    )
+    one.add_argument("path", metavar="PATH", help="the folder of a data set, or one that has some")
+    one.add_argument("--json", metavar="FILE", help="also write what was found there")
+    one.set_defaults(run=check_data)
     return parser
 
 
@@ -418,6 +431,19 @@ def run_demo(arguments: argparse.Namespace) -> int:
         )
     finally:
         progress.clear()
+
+
+def check_data(arguments: argparse.Namespace) -> int:
+    """`motionspec data check`."""
+    from motionspec.cli.data import check as check_folder
+
+    progress = Progress()
+    try:
+        text, status = check_folder(arguments.path, arguments.json, progress)
+    finally:
+        progress.clear()
+    print(text)
+    return status
 
 
 def _key_value(option: str, text: str, example: str) -> tuple[str, str]:

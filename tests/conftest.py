@@ -26,3 +26,9 @@ def realdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder}: set MOTIONSPEC_REALDATA")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What motionspec keeps for later is kept among the tests' files, and not among the user's."""
+    os.environ["MOTIONSPEC_CACHE"] = str(tmp_path_factory.mktemp("cache"))

@@ -370,7 +370,7 @@ def test_torch_s_cross_entropy_is_a_mean_unless_told():
 
 def test_opencv_reads_blue_green_red(tmp_path):
     cv2 = pytest.importorskip("cv2")
-    from motionspec.cli.media import read_image
+    from motionspec.data.video import read_image
 
     red = np.zeros((4, 5, 3), np.uint8)
     red[..., 2] = 255

@@ -5,34 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import cut, number, video
 
-from motionspec.cli.media import MediaError, choose_pairs, read_clip, read_image, read_pairs
+from motionspec.cli.media import choose_pairs, read_clip, read_pairs
+from motionspec.data.video import VideoError, read_image
 
 cv2 = pytest.importorskip("cv2")
 
 
-def video(path, n, codec="MJPG"):
-    """n <= 31 frames, 64 x 48: black, and red up to column 2 i + 1 of frame i, so that a decoded frame tells its i."""
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), 25, (64, 48))
-    assert writer.isOpened()
-    for i in range(n):
-        writer.write(np.uint8([[[0, 0, 255 * (column < 2 * (i + 1))] for column in range(64)]] * 48))  # BGR
-    writer.release()
-    return path
-
-
-def number(frame):
-    return round(frame[..., 0].mean() / 255 * 64 / 2) - 1
-
-
-def cut(path, share):
-    (short := path.with_name(f"cut{path.suffix}")).write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
-    return short
-
-
 def refuses(read, path, words):
     """One line that begins with the path."""
-    with pytest.raises(MediaError, match=words) as caught:
+    with pytest.raises(VideoError, match=words) as caught:
         read(path)
     assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
 
@@ -116,7 +99,7 @@ def test_too_few_frames(tmp_path):
     for i in range(3):
         cv2.imwrite(str(tmp_path / f"img{i}.png"), np.zeros((8, 8, 3), np.uint8))
     refuses(read_pairs, tmp_path / "img0.png", "only one frame")
-    with pytest.raises(MediaError, match="must be at least 1; got 0"):
+    with pytest.raises(VideoError, match="must be at least 1; got 0"):
         read_pairs(video(tmp_path / "x.avi", 2), count=0)
 
 
@@ -172,7 +155,7 @@ def test_any_name_of_a_video(tmp_path, monkeypatch):
         Path("\udcff.avi").write_bytes(content)  # not UTF-8: OpenCV itself crashes the process
     except OSError:
         pytest.skip("this file system has names in UTF-8 only")
-    with pytest.raises(MediaError, match=r"udcff.avi': OpenCV needs a path in UTF-8"):
+    with pytest.raises(VideoError, match=r"udcff.avi': OpenCV needs a path in UTF-8"):
         read_pairs("\udcff.avi")
 
 
@@ -253,5 +236,5 @@ def test_without_opencv_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "cv2", None)
     for read in (read_image, read_pairs):
         (path := tmp_path / "x.png").write_bytes(b"x")
-        with pytest.raises(MediaError, match=r"pip install 'motionspec\[video\]'"):
+        with pytest.raises(VideoError, match=r"pip install 'motionspec\[video\]'"):
             read(path)

@@ -1,0 +1,277 @@
+"""Decoding of videos and images by OpenCV: the frames that really decode, and one clear line for what does not.
+
+Every error that a file can cause is a VideoError whose message is one line; decoders' own chatter is kept off stderr.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import astuple, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from motionspec.checks import message
+from motionspec.data.source import Images, cache_folder
+from motionspec.flow import _opencv as _import_opencv
+
+# FFmpeg's log level, read by OpenCV when it opens its first video: -8 is AV_LOG_QUIET. Unset, errors go to stderr.
+# A user's own setting stays.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+
+Image = NDArray[np.uint8]
+"""RGB, uint8, (H, W, 3)."""
+Progress = Callable[[int, int | None], None]
+"""Called with the number of frames decoded and the number to decode, None where it is not known."""
+
+# How many of the declared frames may fail to decode. Good clips fall short by a frame: every HMDB-51 clip does
+# (packed B frames). Counts of mkv, webm and ts are OpenCV's estimate from the duration, sound track included, hence
+# not tighter. AVI files cut at 90 % of their bytes lack 8 .. 14 % of their frames, and no fewer than 6.
+_SLACK_FRAMES, _SLACK_SHARE = 2, 0.05
+_REPORT_EVERY = 32  # frames between two calls of `progress`
+
+
+class VideoError(ValueError):
+    """A file that cannot be used; the message is one line for the user: which file, what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a video holds: frames that decode, frames that its container declares (<= 0: unknown), and its size."""
+
+    frames: int
+    declared: int
+    height: int
+    width: int
+
+
+def examine(path: str | os.PathLike[str], progress: Progress | None = None) -> Info:
+    """Decode a whole video and say what it holds. `progress(done, None)` is called now and then and at the end.
+
+    Raises VideoError where the file is missing, unreadable, empty or no video, where no frame decodes, and where more
+    than max(2, 5 %) of the frames that the container declares are missing: the file is truncated.
+    """
+    check_file(path)
+    with _opened(path) as capture:
+        declared = int(capture.get(_opencv().CAP_PROP_FRAME_COUNT))  # 0 or negative: unknown (a still image: -2^63)
+        first, n = None, 0
+        while capture.grab():
+            if first is None:
+                first = _frame(path, capture, 0)
+            n += 1
+            if progress and n % _REPORT_EVERY == 0:
+                progress(n, None)
+    if first is None:
+        raise VideoError(f"{path}: opens as a video but no frame decodes: damaged or without pictures; fetch it again")
+    if declared - n > max(_SLACK_FRAMES, _SLACK_SHARE * declared):
+        raise VideoError(f"{path}: truncated: only {n} of the {declared} declared frames decode; fetch it again")
+    if progress:
+        progress(n, None)
+    return Info(n, declared, *first.shape[:2])
+
+
+class Index:
+    """What `examine` found, kept in a file, so that each video is decoded once only to be counted.
+
+    A video that has another size or time of change is examined anew; an error is not kept. The file has one JSON list
+    a line, and is only ever appended to, in one write: processes may share it, and a line that a kill cut off is
+    ignored. Where it cannot be written, everything works, and is counted anew.
+    """
+
+    def __init__(self, file: str | os.PathLike[str] | None = None) -> None:
+        self.file = cache_folder() / "videos.jsonl" if file is None else Path(file)
+        self._known: dict[tuple[str, int, int], Info] = {}
+        self._read = 0  # bytes of the file
+
+    def __call__(self, path: str | os.PathLike[str], progress: Progress | None = None) -> Info:
+        """As `examine`."""
+        check_file(path)
+        stat = os.stat(path)
+        key = os.path.abspath(path), stat.st_size, stat.st_mtime_ns
+        if key not in self._known:
+            self._update()
+        if key not in self._known:
+            info = self._known[key] = examine(path, progress)
+            # A line break before and after: a line that was cut off spoils itself only.
+            line = f"\n{json.dumps([*key, *astuple(info)])}\n".encode()
+            with suppress(OSError):
+                self.file.parent.mkdir(parents=True, exist_ok=True)
+                with self.file.open("ab", buffering=0) as file:
+                    file.write(line)
+        return self._known[key]
+
+    def _update(self) -> None:
+        """Take in what was appended since the last time."""
+        with suppress(OSError), self.file.open("rb") as file:
+            file.seek(self._read)
+            new = file.read()
+            self._read += len(new)
+            for line in new.splitlines():
+                with suppress(ValueError, TypeError):  # cut off, or not ours
+                    path, size, time, *info = json.loads(line)
+                    self._known[path, size, time] = Info(*info)
+
+
+@dataclass(frozen=True)
+class Videos:
+    """A Source of video files; `names` are their paths below `root`.
+
+    `read` decodes from the start of the file to the last frame that is wanted: seeking by number is off by some frames
+    in files with B frames. Nothing but these lists is read before the first clip is.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    labels: tuple[int, ...]
+    classes: tuple[str, ...]
+    index: Index = field(default_factory=Index, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def length(self, i: int) -> int:
+        """The number of frames of video i that decode. Raises VideoError as `examine`."""
+        return self.index(self.root / self.names[i]).frames
+
+    def read(self, i: int, frames: Sequence[int] | NDArray[np.integer]) -> Images:
+        """As `read_frames`."""
+        return read_frames(self.root / self.names[i], frames)
+
+
+def read_frames(path: str | os.PathLike[str], frames: Sequence[int] | NDArray[np.integer]) -> Images:
+    """Frames of a video by number from 0, in any order, repeats allowed: uint8 (n, H, W, 3), RGB.
+
+    Raises VideoError as `examine`, and where a frame does not decode; ValueError for no frames and numbers below 0.
+    """
+    numbers = [int(t) for t in frames]
+    if not numbers or min(numbers) < 0:
+        raise ValueError(message("read_frames", "frames", "at least one number, from 0 up", numbers))
+    check_file(path)
+    return _stacked(decode(path, numbers), numbers, path)
+
+
+def decode(
+    path: str | os.PathLike[str], wanted: Iterable[int], progress: Progress | None = None, before: int = 0
+) -> dict[int, Image]:
+    """The frames of these numbers. Raises VideoError; a file that cannot be opened is `check_file`'s to find.
+
+    `progress` is called as by `examine`, with the total; both numbers count `before` frames of an earlier pass too.
+    """
+    wanted, frames = set(wanted), {}
+    with _opened(path) as capture:
+        for i in range(last := max(wanted) + 1):
+            if not capture.grab():
+                raise VideoError(f"{path}: only {i} frames decode and frame {last - 1} is wanted; is it complete?")
+            if i in wanted:
+                frames[i] = _frame(path, capture, i)
+            if progress and ((before + i + 1) % _REPORT_EVERY == 0 or i + 1 == last):
+                progress(before + i + 1, before + last)
+    return frames
+
+
+def read_image(path: str | os.PathLike[str]) -> Image:
+    """Read an image as uint8 (H, W, 3), RGB.
+
+    Grey is repeated in all three channels, of 16 bits the upper 8 are kept, transparency is dropped (the colours
+    stay as stored), an EXIF orientation is applied, an animation gives its first picture. Raises VideoError.
+    """
+    cv2 = _opencv()
+    check_file(path)
+    data = np.frombuffer(Path(path).read_bytes(), np.uint8)
+    image = None
+    with _quiet(), suppress(cv2.error):  # the error: more pixels than OpenCV allows, for one
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # None for a truncated file; imread may fill up with grey
+    if image is None:
+        raise VideoError(f"{path}: not an image OpenCV can decode, or damaged; convert it to PNG or fetch it again")
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def read_images(paths: Sequence[Path], frames: Sequence[int] | NDArray[np.integer], clip: str) -> Images:
+    """Of the images of a clip, which has this name, those of these numbers from 0: uint8 (n, H, W, 3), RGB.
+
+    Raises VideoError for an image that cannot be read, for frames that differ in size or that there are not.
+    """
+    numbers = [int(t) for t in frames]
+    if not numbers or not 0 <= min(numbers) <= max(numbers) < len(paths):
+        expected = f"at least one number from 0 to {len(paths) - 1}, the frames of {clip}"
+        raise VideoError(message("read", "frames", expected, numbers))
+    images = {t: read_image(paths[t]) for t in sorted({*numbers})}
+    return _stacked(images, numbers, clip)
+
+
+def _stacked(images: dict[int, Image], numbers: Sequence[int], clip: str | os.PathLike[str]) -> Images:
+    if len(sizes := {image.shape for image in images.values()}) > 1:
+        listed = " and ".join(sorted(f"{w} x {h}" for h, w, _ in sizes))
+        raise VideoError(f"{clip}: its frames differ in size: {listed}; bring them to one")
+    return np.stack([images[t] for t in numbers])
+
+
+def check_file(path: str | os.PathLike[str]) -> None:
+    """VideoError unless `path` is a file that can be read and has at least one byte."""
+    try:
+        with open(path, "rb") as file:
+            empty = not file.read(1)
+    except OSError as error:
+        raise VideoError(f"{path}: {error.strerror}; give the path of a file that can be read") from error
+    if empty:
+        raise VideoError(f"{path}: the file is empty; fetch it again")
+
+
+@contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """The opened capture, released at the end. FFmpeg only: what it refuses, OpenCV's other readers would guess at."""
+    cv2 = _opencv()
+    full = os.path.abspath(path)  # `concat:x` is no protocol then
+    try:
+        full.encode()
+    except UnicodeEncodeError as error:  # here OpenCV would crash the process
+        raise VideoError(f"{full!a}: OpenCV needs a path in UTF-8; rename the file or folder") from error
+    with _quiet():
+        capture = cv2.VideoCapture(full, cv2.CAP_FFMPEG)
+    try:
+        if not capture.isOpened():
+            raise VideoError(
+                f"{path}: not a video that OpenCV (FFmpeg) can open, or truncated (an .mp4 cut short has "
+                "lost its index); fetch it again or convert it"
+            )
+        yield capture
+    finally:
+        capture.release()
+
+
+def _frame(path: str | os.PathLike[str], capture: Any, i: int) -> Image:
+    """The frame last grabbed."""
+    done, bgr = capture.retrieve()
+    if not done:
+        raise VideoError(f"{path}: frame {i} cannot be converted to RGB; convert the video to another format")
+    return np.ascontiguousarray(bgr[..., ::-1])
+
+
+def _opencv() -> Any:
+    try:
+        return _import_opencv()
+    except ImportError as error:
+        raise VideoError(str(error)) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps OpenCV's log, libpng and libjpeg off stderr; the latter two heed no setting, so their descriptor moves.
+
+    Only ever around one call into OpenCV: the whole process is without stderr meanwhile.
+    """
+    try:
+        stderr = os.dup(2)
+    except OSError:  # closed: nothing to keep clean
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
