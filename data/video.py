@@ -186,7 +186,7 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # None for a truncated file; imread may fill up with grey
     if image is None:
         raise VideoError(f"{path}: not an image OpenCV can decode, or damaged; convert it to PNG or fetch it again")
-    return np.ascontiguousarray(image[..., ::-1])
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def read_images(paths: Sequence[Path], frames: Sequence[int] | NDArray[np.integer], clip: str) -> Images:
@@ -247,7 +247,8 @@ def _frame(path: str | os.PathLike[str], capture: Any, i: int) -> Image:
     done, bgr = capture.retrieve()
     if not done:
         raise VideoError(f"{path}: frame {i} cannot be converted to RGB; convert the video to another format")
-    return np.ascontiguousarray(bgr[..., ::-1])
+    cv2 = _opencv()
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def _opencv() -> Any:
