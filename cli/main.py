@@ -7,7 +7,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -35,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `motionspec list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that closing stdout does not complain again
         return 0
-    except KeyboardInterrupt:
-        print("\nmotionspec: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        print(f"\nmotionspec: {interrupt or 'interrupted'}", file=sys.stderr)
         return 130
 
 
@@ -181,7 +182,125 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("path", metavar="PATH", help="the folder of a data set, or one that has some")
     one.add_argument("--json", metavar="FILE", help="also write what was found there")
     one.set_defaults(run=check_data)
+
+    one = commands.add_parser(
+        "train",
+        help="train a network by a recipe of the papers",
+        description="Train a network by a recipe of the papers, on a data set or on the motion benchmark, which is "
+        "generated. The folder of the run has the weights, the log, and what it takes to go on.",
+        epilog="example: motionspec train motion-off --data motion:tiny --out run --set lr=0.01",
+    )
+    one.add_argument("recipe", nargs="?", metavar="RECIPE", help="a recipe of --list")
+    one.add_argument("--list", action="store_true", help="the recipes; with RECIPE its numbers and their sources")
+    one.add_argument("--data", metavar="PATH", help="the folder of a data set, or motion:tiny, small, medium, large")
+    one.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="of UCF-101 and HMDB-51 (default: 1)")
+    one.add_argument("-o", "--out", dest="output", metavar="RUN", help="the folder of the run")
+    one.add_argument("--resume", action="store_true", help="go on where the run stopped, with the same settings")
+    one.add_argument(
+        "--set",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="change a setting: batch, ema, length, lr, clip ..., network.width, view.size, of a stage alone off.lr",
+    )
+    one.add_argument("--seed", type=_natural, default=0, metavar="S", help="of all that is random (default: 0)")
+    one.add_argument("--device", help="torch device (default: CUDA if there is any)")
+    one.add_argument("--precision", choices=("float32", "bfloat16"), default="float32", help="of the computation")
+    one.add_argument(
+        "--accumulate",
+        type=_positive(int),
+        default=1,
+        metavar="N",
+        help="parts that a batch is computed in (default: 1)",
+    )
+    one.add_argument("--workers", type=_natural, default=0, metavar="N", help="processes that read clips (default: 0)")
+    one.add_argument(
+        "--save-every", type=_positive(int), default=100, metavar="N", help="steps between saves (default: 100)"
+    )
+    one.add_argument(
+        "--measure-every", type=_positive(int), default=1, metavar="N", help="epochs between measurings (default: 1)"
+    )
+    one.add_argument(
+        "--broken",
+        choices=("raise", "skip"),
+        default="raise",
+        help="a video that cannot be read ends the run, or is named and the next good one taken (default: raise)",
+    )
+    one.set_defaults(run=train)
+
+    one = commands.add_parser(
+        "eval",
+        help="a trained network on a data set: accuracies, a confusion matrix, what was skipped",
+        description="Judge a network that `motionspec train` made on the test part of a data set. Writes result.json, "
+        "classes.csv, confusion.csv, confusion.png and scores.csv. A video's score is the mean over its views before "
+        "the softmax (OFF18 (8), AF18 §4.2).",
+        epilog="example: motionspec eval rgb-run --data UCF-101 --protocol 25-segments,10-crop --fuse flow-run=0.5",
+    )
+    one.add_argument("run_folder", metavar="RUN", help="the folder of a run of `motionspec train`")
+    one.add_argument("--data", required=True, metavar="PATH", help="a data set, such as a folder of class folders")
+    one.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="of UCF-101 and HMDB-51 (default: 1)")
+    one.add_argument("--part", choices=("test", "train"), default="test", help="of the data (default: test)")
+    one.add_argument(
+        "--fuse",
+        metavar="RUN=WEIGHT",
+        action="append",
+        default=[],
+        help="add the scores of this run too, times the weight (those of RUN: times 1; OFF18 §4.3)",
+    )
+    one.add_argument(
+        "--broken",
+        choices=("raise", "skip"),
+        default="raise",
+        help="a video that cannot be read ends the command, or is named, counted and left out (default: raise)",
+    )
+    one.add_argument("--workers", type=_natural, default=0, metavar="N", help="processes that read clips (default: 0)")
+    one.add_argument("-o", "--output", metavar="DIR", help="folder of the results (default: RUN/eval)")
+    _judging(one)
+    one.set_defaults(run=evaluate)
+
+    one = commands.add_parser(
+        "predict",
+        help="a trained network on a video: the highest scores, a report with its motion maps",
+        description="What a network that `motionspec train` made says of a video: the highest scores, and report.html "
+        "with the frames it sees and the maps between.",
+        epilog="example: motionspec predict clip.avi --run my-run -o clip",
+    )
+    one.add_argument("video", metavar="VIDEO", help="any video that OpenCV can read")
+    one.add_argument(
+        "--run", required=True, metavar="RUN", dest="run_folder", help="the folder of a run of `motionspec train`"
+    )
+    one.add_argument("--top", type=_positive(int), default=5, metavar="K", help="classes that are shown (default: 5)")
+    one.add_argument("--json", metavar="FILE", help="also write all scores there")
+    one.add_argument(
+        "-o",
+        "--output",
+        default="motionspec-predict",
+        metavar="DIR",
+        help="folder of report.html (default: motionspec-predict)",
+    )
+    _judging(one)
+    one.set_defaults(run=predict)
     return parser
+
+
+def _judging(parser: argparse.ArgumentParser) -> None:
+    """What `eval` and `predict` have in common."""
+    parser.add_argument(
+        "--protocol",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAME[,NAME]",
+        help="how a video is seen: 25-segments (OFF18 §4.3), 10-crop (TSN), both, or 64-random (AF18 §4.2); default: "
+        "as the recipe measures, its middle",
+    )
+    parser.add_argument(
+        "--checkpoint", choices=("best", "last"), default="best", help="which weights of the run (default: best)"
+    )
+    parser.add_argument(
+        "--batch", type=_positive(int), default=8, metavar="N", help="views in one forward pass (default: 8)"
+    )
+    parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="of random crops (default: 0)")
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
 
 
 def _natural(text: str) -> int:
@@ -444,6 +563,51 @@ def check_data(arguments: argparse.Namespace) -> int:
         progress.clear()
     print(text)
     return status
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """`motionspec train`."""
+    with _one_line() as progress:
+        from motionspec.cli.train import run_train
+
+        lines = run_train(arguments, progress)
+    for line in lines:
+        print(line)
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """`motionspec eval`."""
+    with _one_line() as progress:
+        from motionspec.cli.evaluate import run_eval
+
+        lines = run_eval(arguments, progress)
+    print("\n".join(lines))
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """`motionspec predict`."""
+    with _one_line() as progress:
+        from motionspec.cli.evaluate import run_predict
+
+        lines = run_predict(arguments, progress)
+    print("\n".join(lines))
+    return 0
+
+
+@contextmanager
+def _one_line() -> Iterator[Progress]:
+    """A line of progress; what users and files cause becomes CannotRun."""
+    progress = Progress()
+    try:
+        yield progress
+    except (ValueError, TypeError, ArithmeticError, ModuleNotFoundError) as error:
+        raise CannotRun(str(error)) from error
+    except OSError as error:
+        raise CannotRun(f"{error.filename}: {error.strerror}") from error
+    finally:
+        progress.clear()
 
 
 def _key_value(option: str, text: str, example: str) -> tuple[str, str]:

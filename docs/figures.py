@@ -2,8 +2,8 @@
 
     make figures                       # all; or: python docs/figures.py schemes linearisation
 
-The measuring functions need NumPy, SciPy and (for the peers' border rules) torch. tests/test_figures.py calls the same
-functions and holds the numbers of the captions; only the drawing needs matplotlib.
+The measuring functions need NumPy, SciPy, for the peers' border rules torch, for the motion benchmark scikit-image.
+tests/test_figures.py calls the same functions and holds the numbers of the captions; only the drawing needs matplotlib.
 """
 
 import argparse
@@ -15,6 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from motionspec.data.motion import CLASSES, Motion
+from motionspec.flow import flow_to_color
 from motionspec.refimpl import brightness, costvol, losses, tvl1, warp
 
 Array = np.ndarray
@@ -312,6 +314,37 @@ def draw_indicator(figure: Any) -> None:
     right.legend(loc="center right", bbox_to_anchor=(1, 0.65))
 
 
+# -- motion ------------------------------------------------------------------------------------------------------------
+
+SHOWN, FASTEST = (0, 3, 6), 3.0  # frames of a clip; pixels per frame of a full colour
+
+
+def clips() -> list[Array]:
+    """The first test clip of each class of the motion benchmark: frames, and the flow of one in colours."""
+    source, rows = Motion("tiny", "test"), []
+    for i in range(len(source.classes)):
+        flow, _ = source.flow(i, SHOWN[1:2])
+        images = [*source.read(i, SHOWN), flow_to_color(flow[0], FASTEST)]
+        rows.append(np.concatenate(images, 1) // 8 * 8)  # 32 levels make a PNG of half the size
+    return rows
+
+
+def draw_motion(figure: Any) -> None:
+    rows = clips()
+    half = -(-len(rows) // 2)
+    for column, axes in enumerate(figure.subplots(1, 2)):
+        shown = rows[column * half : (column + 1) * half]
+        shown += [np.full_like(rows[0], 255)] * (half - len(shown))
+        axes.imshow(np.concatenate(shown), interpolation="nearest")
+        names = CLASSES[column * half : (column + 1) * half]
+        side = len(rows[0])
+        axes.set_yticks([side * (k + 0.5) for k in range(len(names))], names)
+        ticks = [*(f"frame {t}" for t in SHOWN), "flow"]
+        axes.set_xticks([side * (k + 0.5) for k in range(len(ticks))], ticks)
+        axes.tick_params(length=0)
+        axes.spines[:].set_visible(False)
+
+
 # -- all ---------------------------------------------------------------------------------------------------------------
 
 FIGURES: dict[str, tuple[tuple[float, float], Callable[[Any], None]]] = {
@@ -320,6 +353,7 @@ FIGURES: dict[str, tuple[tuple[float, float], Callable[[Any], None]]] = {
     "borders": ((9, 4.4), draw_borders),
     "displacement": ((9, 3.4), draw_displacement),
     "indicator": ((9, 3.2), draw_indicator),
+    "motion": ((7, 4.9), draw_motion),
 }
 
 

@@ -182,10 +182,10 @@ class Scene:
         light = {} if gain is None else {"gain": (_real("Scene", "gain", gain), "T")}
         T = shapes("Scene", **{name: (motion, "T 3 3") for name, motion in motions.items()}, **light)["T"]
         for name, motion in motions.items():
-            for t, matrix in enumerate(motion):
-                if np.any(matrix[2] != (0, 0, 1)) or np.linalg.det(matrix) == 0:
-                    expected = "affine maps that can be inverted, last row 0 0 1"
-                    raise ValueError(message("Scene", name, expected, f"frame {t}"))
+            wrong = (motion[:, 2] != (0, 0, 1)).any(1) | (np.linalg.det(motion) == 0)
+            if wrong.any():
+                expected = "affine maps that can be inverted, last row 0 0 1"
+                raise ValueError(message("Scene", name, expected, f"frame {wrong.argmax()}"))
         eye = motions.pop("camera", np.eye(3))
         self._there = [eye @ motion for motion in motions.values()]
         self._back = [np.linalg.inv(motion) for motion in self._there]
@@ -208,20 +208,25 @@ class Scene:
 
     def clip(self) -> Clip:
         """All frames, and the flow from each to the next."""
-        (H, W), T = self.size, len(self._gain)
         x, y = _pixels(self.size)
+        T = len(self._gain)
         frames = np.stack([self.at(t, x, y) for t in range(T)], 1)
-        flow, valid = np.zeros((2, T - 1, H, W)), np.zeros((T - 1, H, W), bool)
-        here = _centred(self.size, x, y)
+        flow, valid = np.zeros((2, T - 1, *self.size)), np.zeros((T - 1, *self.size), bool)
         for t in range(T - 1):
-            front, (u, v) = self._front(t, *here), flow[:, t]
-            for k in range(len(self.layers)):
-                seen = front == k
-                step = self._there[k][t + 1] @ self._back[k][t] - np.eye(3)  # exactly 0 where nothing moves
-                u[seen], v[seen] = _move(step, here[0][seen], here[1][seen])
-            inside = (-x <= u) & (u <= W - 1 - x) & (-y <= v) & (v <= H - 1 - y)
-            valid[t] = inside & (front == self._front(t + 1, *_centred(self.size, x + u, y + v)))
+            flow[:, t], valid[t] = self.flow(t)
         return Clip(frames, flow, valid)
+
+    def flow(self, t: int) -> tuple[Array, NDArray[np.bool_]]:
+        """From frame t to the next, (2, H, W), and where it is valid, (H, W): see `Clip`."""
+        (H, W), (x, y) = self.size, _pixels(self.size)
+        here = _centred(self.size, x, y)
+        front, (u, v) = self._front(t, *here), (flow := np.zeros((2, H, W)))
+        for k in range(len(self.layers)):
+            seen = front == k
+            step = self._there[k][t + 1] @ self._back[k][t] - np.eye(3)  # exactly 0 where nothing moves
+            u[seen], v[seen] = _move(step, here[0][seen], here[1][seen])
+        inside = (-x <= u) & (u <= W - 1 - x) & (-y <= v) & (v <= H - 1 - y)
+        return flow, inside & (front == self._front(t + 1, *_centred(self.size, x + u, y + v)))
 
     def _front(self, t: int, x: Array, y: Array) -> NDArray[np.intp]:
         """The number of the layer that frame t shows at the points x, y from the centre."""

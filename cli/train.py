@@ -1,0 +1,201 @@
+"""`motionspec train`: a network by a recipe of the papers, on a data set or on the motion benchmark."""
+
+import argparse
+import ast
+import difflib
+import inspect
+import os
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+
+from motionspec.cli.demo import Progress
+from motionspec.cli.runner import CannotRun
+from motionspec.cli.text import table
+from motionspec.data.clips import Clips, View
+from motionspec.data.degrade import rate_for
+from motionspec.data.flow_cache import TVL1
+from motionspec.data.frames import septuplets
+from motionspec.data.lists import ListError, open_videos
+from motionspec.data.motion import SIZES, Motion
+from motionspec.data.restoration import Windows
+from motionspec.data.source import FlowSource, Source
+from motionspec.models.table import networks
+from motionspec.train.detection import Squares
+from motionspec.train.loop import Interrupted, fit
+from motionspec.train.recipes import RECIPES, Recipe, Stage, changed
+from motionspec.train.runs import plain
+
+
+def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
+    """`motionspec train`: what it prints. Raises CannotRun, or ValueError, TypeError, OSError with one line."""
+    if arguments.list:
+        return [listing() if arguments.recipe is None else details(find(arguments.recipe))]
+    for name in ("recipe", "data", "output"):
+        if getattr(arguments, name) is None:
+            raise CannotRun(
+                "name a recipe, --data and --out, as in `motionspec train motion-off --data motion:tiny --out run`; "
+                "--list shows the recipes"
+            )
+    recipe = find(arguments.recipe)
+    for text in arguments.set:
+        recipe = changed(recipe, *_setting(text))
+    if arguments.device is not None:
+        usable(arguments.device)
+    train, test, about = samples(recipe, arguments.data, arguments)
+    row = networks()[recipe.network]
+    if "classes" in inspect.signature(row.build).parameters and "classes" not in recipe.arguments:
+        recipe = replace(recipe, arguments={**recipe.arguments, "classes": len(about["classes"])})
+    torch.manual_seed(arguments.seed)
+    network = row.build(**{**row.arguments, **recipe.arguments})
+    try:
+        result = fit(
+            recipe,
+            network,
+            train,
+            test,
+            run=arguments.output,
+            seed=arguments.seed,
+            device=arguments.device,
+            precision=arguments.precision,
+            accumulate=arguments.accumulate,
+            workers=arguments.workers,
+            save_every=arguments.save_every,
+            measure_every=arguments.measure_every,
+            resume=arguments.resume,
+            about=about,
+            progress=progress,
+        )
+    except Interrupted as stop:
+        raise KeyboardInterrupt(f"{stop}; the same command with --resume goes on") from stop
+    if int(os.environ.get("RANK", 0)):  # of several processes the first speaks
+        return []
+    measured = ", ".join(f"{name} {value:.4g}" for name, value in result.measured.items()) or "nothing to measure"
+    best = "" if result.best is None else f"; best {next(iter(result.measured))} {result.best:.4g}"
+    files = "config.json, log.csv, curves.png, best.safetensors, last.safetensors"
+    return [f"{result.steps} steps: {measured}{best}", f"{Path(arguments.output).resolve()}: {files}"]
+
+
+def find(name: str) -> Recipe:
+    """The recipe of that name. Raises CannotRun with one line where there is none."""
+    if name in RECIPES:
+        return RECIPES[name]
+    near = difflib.get_close_matches(name, RECIPES, n=1, cutoff=0.4)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise CannotRun(f"no recipe {name!r}.{hint} `motionspec train --list` shows all")
+
+
+_DEGRADED = 20  # frames that the rate of JPEG 2000 is found on
+Samples = Dataset[dict[str, torch.Tensor]]
+
+
+def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[Samples, Samples | None, dict[str, Any]]:
+    """What a recipe trains on and what it is measured on, if there is any, and what config.json says of it."""
+    options: dict[str, Any] = {"seed": arguments.seed, "broken": arguments.broken}
+    if (recipe.data == "squares") != (data == "squares"):
+        expected = "learns from --data squares" if recipe.data == "squares" else "takes no squares: name a data set"
+        raise CannotRun(f"--data {data}: {recipe.name} {expected}")
+    if recipe.data == "squares":
+        seed = arguments.seed
+        return Squares(seed=seed), Squares(32, train=False, seed=seed), {"classes": [*Squares.classes]}
+    if recipe.data == "septuplets":
+        parts = septuplets(data)
+        if "train" not in parts:
+            raise CannotRun(f"--data {data}: no sep_trainlist.txt, so nothing to train on")
+        clean = parts["train"]
+        shown = sorted({k * len(clean) // _DEGRADED for k in range(_DEGRADED)})
+        rate, psnr = rate_for(recipe.degraded, [clean.read(k, [clean.length(k) // 2])[0] for k in shown])
+        options |= {"frames": recipe.arguments.get("frames", 3), "rate": rate}
+        train = Windows(clean, train=True, **options)
+        test = Windows(parts["test"], train=False, **options) if "test" in parts else None
+        return train, test, {"rate": rate, "psnr": psnr, "classes": []}  # of the degraded frames
+    of = source(data, recipe.view, True, arguments.split)
+    clips = Clips(of, recipe.view, train=True, **options)
+    try:
+        seen = Clips(source(data, recipe.view, False, arguments.split), recipe.view, train=False, **options)
+    except ListError:
+        seen = None
+    return clips, seen, {"classes": [*of.classes]}
+
+
+def source(data: str, view: View, train: bool, split: int) -> Source:
+    """What the clips of the training or of the test are read from.
+
+    TV-L1 flow is added where the view needs flow and the data have none. Raises CannotRun or ListError.
+    """
+    of: Source
+    if data.startswith("motion:"):
+        size = data.removeprefix("motion:")
+        if size not in SIZES:
+            raise CannotRun(f"--data {data}: expected motion:{', motion:'.join(SIZES)}, or the folder of a data set")
+        of = Motion(size, "train" if train else "test")
+    else:
+        of = open_videos(data, split=split, train=train)
+    return with_flow(of, view)
+
+
+def with_flow(of: Source, view: View) -> Source:
+    """The source, with TV-L1 flow if the view needs flow and the source has none."""
+    needed = view.flow or view.modality == "flow"
+    return TVL1(of) if needed and not isinstance(of, FlowSource) else of
+
+
+def usable(device: str) -> None:
+    """Raises CannotRun where torch cannot compute on this device."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
+        raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
+
+
+def _setting(text: str) -> tuple[str, Any]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise CannotRun(f"--set {text}: expected NAME=VALUE, as in lr=0.01 or network.width=0.25")
+    try:
+        return name, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return name, value  # a word
+
+
+# -- --list ------------------------------------------------------------------------------------------------------------
+
+
+def listing() -> str:
+    """All recipes: where from, which network, how long."""
+    rows = [
+        [recipe.name, recipe.source, recipe.network, str(recipe.batch), ", then ".join(map(_stage, recipe.stages))]
+        for recipe in RECIPES.values()
+    ]
+    head = table(("recipe", "source", "network", "batch", "stages"), rows, right=("batch",))
+    return f"{head}\n\n`motionspec train RECIPE --list` says where each number is from."
+
+
+def _stage(stage: Stage) -> str:
+    return f"{stage.name}: {stage.length} {stage.unit}, {stage.optimizer} {stage.lr:g}"
+
+
+def details(recipe: Recipe) -> str:
+    """One recipe: its settings, and where they are from."""
+    settings: dict[str, Any] = {"batch": recipe.batch, "ema": recipe.ema}
+    settings |= {"degraded": recipe.degraded} if recipe.data == "septuplets" else {}
+    settings |= {f"network.{name}": value for name, value in recipe.arguments.items()}
+    settings |= {f"view.{name}": value for name, value in plain(recipe.view).items()}
+    for stage in recipe.stages:
+        settings |= {f"{stage.name}.{name}": value for name, value in plain(stage).items() if name != "name"}
+    rows = [
+        [name, str(value), _said(recipe.sources, name)]
+        for name, value in settings.items()
+        if value not in (None, {}, [], "")
+    ]
+    body = table(("setting", "value", "source"), [[n, textwrap.shorten(v, 60), s] for n, v, s in rows])
+    return f"{recipe.name}   [{recipe.source}]\nnetwork: {recipe.network}\n\n{body}"
+
+
+def _said(sources: Any, name: str) -> str:
+    """The source of a setting, or of that setting of all stages or of the network."""
+    return sources.get(name) or sources.get(name.partition(".")[2], "")

@@ -1,0 +1,225 @@
+"""The folder of a run: what it was made by, what it has come to, and what it needs to go on."""
+
+import csv
+import dataclasses
+import importlib.util
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import nn
+
+import motionspec
+
+__all__ = ["Progress", "Run", "RunError", "plain"]
+
+Progress = Callable[[str, int, int], None]
+
+COLUMNS = ("step", "epoch", "stage", "lr", "loss", "gradient", "seconds", "measure", "score", "test_loss")
+_RESUME = "motionspec resume 1"  # first entry of every resume.pt
+
+
+class RunError(ValueError):
+    """A run that cannot begin or go on; one line that says what to do."""
+
+
+def plain(value: Any) -> Any:
+    """What a recipe consists of as JSON knows it: functions by name, schedules as they are written."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        if callable(value):
+            return repr(value)
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [plain(part) for part in value]
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else value
+
+
+class Run:
+    """A run folder, new or gone on with.
+
+    config: what the run is made by, for JSON; one with another does not go on. resume: whether it may exist.
+    state: what `save` last wrote, or None. Raises RunError for a folder that is in use, of another run or damaged.
+    """
+
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, resume: bool):
+        if importlib.util.find_spec("safetensors") is None:
+            raise RunError("weights are kept as safetensors: pip install 'motionspec[weights]'")
+        self.folder, self.config = folder, json.loads(json.dumps(config))
+        self.state: dict[str, Any] | None = None
+        if resume:
+            self._continue()
+        elif folder.exists() and (
+            not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())
+        ):
+            raise RunError(f"{folder} exists: go on with its run by --resume, or name another folder")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            starts = self._read("environment.json", [])
+            for name, value in {"config": self.config, "environment": [*starts, environment()]}.items():
+                with _replaced(folder / f"{name}.json") as file:
+                    file.write((json.dumps(value, indent=2) + "\n").encode())
+        except OSError as error:
+            raise RunError(f"{folder}: {error.strerror}; name a folder that can be written") from error
+        self._log = self._opened_log()
+        self._drawn = -math.inf
+
+    def _continue(self) -> None:
+        file = self.folder / "resume.pt"
+        found = self._read("config.json", None)
+        if found is None:
+            raise RunError(f"{self.folder} has no run to go on with: leave --resume out, or name its folder")
+        _same(self.folder, found, self.config)
+        if not file.exists():  # stopped before its first step
+            return
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+            kind = next(iter(state)) if isinstance(state, dict) else None
+        except Exception as error:  # whatever a damaged pickle or archive leads to
+            raise RunError(
+                f"{file} is damaged ({type(error).__name__}): begin again in another folder; the weights in "
+                "last.safetensors may be whole"
+            ) from error
+        if kind != _RESUME:
+            raise RunError(f"{file} was not written by this version of motionspec train: begin again in another folder")
+        _same(file, state[_RESUME], self.config)
+        self.state = state
+
+    def _read(self, name: str, missing: Any) -> Any:
+        file = self.folder / name
+        try:
+            return json.loads(file.read_text()) if file.exists() else missing
+        except (OSError, ValueError) as error:
+            raise RunError(f"{file} is damaged: begin again in another folder") from error
+
+    def _opened_log(self) -> Any:
+        """log.csv without what came after the last save, which is done again."""
+        file, rows = self.folder / "log.csv", []
+        last = self.state["done"] if self.state else 0
+        if file.exists():
+            with file.open(newline="") as log:
+                rows = [row for row in csv.reader(log) if row and row[0].isdigit() and int(row[0]) <= last]
+        log = file.open("w", newline="")
+        self._writer = csv.writer(log)
+        self._writer.writerows([COLUMNS, *rows])
+        return log
+
+    def log(self, **row: Any) -> None:
+        """A line of log.csv; what it has no value for stays empty."""
+        self._writer.writerow([row.get(column, "") for column in COLUMNS])
+
+    def save(self, state: Mapping[str, Any]) -> None:
+        """Replace resume.pt, at once or not at all."""
+        self._log.flush()
+        whole = {_RESUME: self.config, **state}
+        with _replaced(self.folder / "resume.pt") as file:
+            torch.save(whole, file)
+
+    def weights(self, name: str, network: nn.Module) -> None:
+        """Replace NAME.safetensors."""
+        from safetensors.torch import save
+
+        state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+        with _replaced(self.folder / f"{name}.safetensors") as file:
+            file.write(save(state))
+
+    def draw(self, now: bool) -> None:
+        """curves.png of log.csv, where matplotlib is installed; twice a minute will do if not `now`."""
+        if not now and time.monotonic() < self._drawn + 30:
+            return
+        self._drawn = time.monotonic()
+        try:
+            from matplotlib.figure import Figure
+        except ModuleNotFoundError:
+            return
+        self._log.flush()
+        with (self.folder / "log.csv").open(newline="") as log:
+            rows = list(csv.DictReader(log))
+        figure = Figure(figsize=(8, 6), layout="constrained")
+        upper, lower = figure.subplots(2, sharex=True)
+
+        def curve(axes: Any, column: str, label: str) -> None:
+            points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker="." if len(points) < 50 else "")
+
+        curve(upper, "loss", "training")
+        curve(upper, "test_loss", "test")
+        upper.set_ylabel("loss")
+        for measure in dict.fromkeys(row["measure"] for row in rows if row["measure"]):
+            points = [(int(row["step"]), float(row["score"])) for row in rows if row["measure"] == measure]
+            lower.plot(*zip(*points, strict=True), label=f"test {measure}", marker=".")
+        lower.set_xlabel("step")
+        for axes in (upper, lower):
+            axes.grid(alpha=0.3)
+            if axes.get_legend_handles_labels()[0]:
+                axes.legend()
+        with _replaced(self.folder / "curves.png") as file:
+            figure.savefig(file, dpi=100, format="png")
+
+    def close(self) -> None:
+        self._log.close()
+
+
+def environment() -> dict[str, Any]:
+    """What a run depends on besides its settings."""
+    try:
+        root = Path(__file__).resolve().parents[1]
+        command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+        commit = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        commit = ""
+    cuda = torch.cuda.is_available()
+    return {
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": sys.argv,
+        "motionspec": motionspec.__version__,
+        "commit": commit or None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": torch.cuda.get_device_name() if cuda else platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "processes": int(os.environ.get("WORLD_SIZE", 1)),
+    }
+
+
+@contextmanager
+def _replaced(file: Path) -> Iterator[IO[bytes]]:
+    """A file to write that takes the place of `file` at the end: a kill at any moment leaves the old one or the new."""
+    new = file.with_name(f".{file.name}.new")
+    with new.open("wb") as opened:
+        yield opened
+        opened.flush()
+        os.fsync(opened.fileno())
+    os.replace(new, file)
+
+
+def _same(where: Path, found: Any, wanted: Any) -> None:
+    """Raise RunError unless the run there was made by what is wanted now."""
+    different = [f"{name}: {a!r} there, {b!r} here" for name, a, b in _differences(found, wanted)]
+    if different:
+        more = f" and {len(different) - 2} more" if len(different) > 2 else ""
+        raise RunError(
+            f"{where} is of a run with other settings ({'; '.join(different[:2])}{more}): repeat its settings, or "
+            "begin in another folder"
+        )
+
+
+def _differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = dict.fromkeys([*a, *b])
+        return [d for key in keys for d in _differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)]
+    if isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        return [d for k, pair in enumerate(zip(a, b, strict=True)) for d in _differences(*pair, f"{name}[{k}]")]
+    return [] if a == b else [(name, a, b)]
