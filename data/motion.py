@@ -77,7 +77,7 @@ class Motion:
 
     size: a name in SIZES or a Size. split: "train" or "test". texture: "photographs", those of scikit-image, or
     "noise", which needs NumPy and SciPy alone. A clip is made when it is read, from (seed, split, i) and nothing else.
-    keep: it then stays in memory, with its flow where that is read too, 12 bytes a pixel; None: where that is below 1 GiB.
+    keep: it then stays in memory, 12 bytes a pixel if its flow is read too; None: where all take less than 1 GiB.
     Raises `Motion: argument: expected ..., got ...`, TypeError or ValueError; ModuleNotFoundError without scikit-image.
     """
 
