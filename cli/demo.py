@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from motionspec.cli.text import number, settings, table, used
 from motionspec.data.video import VideoError, read_image
 from motionspec.flow import flow_to_color, read_flow
 from motionspec.refimpl.equations import EQUATIONS, Equation
+
+if TYPE_CHECKING:  # it needs torch, and this module
+    from motionspec.cli.demo_model import Ran
 
 CROP = 96  # the oracle loops over pixels in Python: it sees at most CROP x CROP of them
 SHOWN = 400  # pictures are at most this wide
@@ -412,8 +415,8 @@ def demo(
     if model is not None and len(inputs) != 1:
         raise CannotRun(f"--model takes one video, got {len(inputs)} files")
     try:
-        import cv2
-        import jinja2
+        import cv2  # noqa: F401
+        import jinja2  # noqa: F401
         import skimage  # noqa: F401
         import torch
 
@@ -451,15 +454,40 @@ def demo(
         pictures, text = scene_pictures(scene)
         where = f"crop of {width} x {height} pixels at ({left}, {top}) of {W} x {H}"
         shown.append(Shown(scene, pictures, text, where, results))
-    environment = (
+    environment = said_environment(device)
+    path = write_report(folder, "every operator against its equation", environment, scenes=shown, network=network)
+    for one in shown:
+        print(text_report(one))
+    if network is not None:
+        print("\n".join([*network.text, ""]))
+    print(environment)
+    print(f"report: {path.resolve()}")
+    return 0 if all(result.verdict.ok for one in shown for result in one.results) else 1
+
+
+def said_environment(device: str) -> str:
+    """What computed it, in one line."""
+    import cv2
+    import torch
+
+    return (
         f"motionspec {motionspec.__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
         f"OpenCV {cv2.__version__}; device {device}, {torch.get_num_threads()} threads, {DTYPE}"
     )
+
+
+def write_report(
+    folder: Path, title: str, environment: str, *, scenes: Sequence[Shown] = (), network: "Ran | None" = None
+) -> Path:
+    """Write folder/report.html, which needs no other file, and return its path."""
+    import jinja2
+
     template = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         Path(__file__).with_name("report.html.j2").read_text(encoding="utf-8")
     )
     html = template.render(
-        scenes=shown,
+        title=title,
+        scenes=scenes,
         network=network,
         environment=environment,
         number=number,
@@ -471,13 +499,7 @@ def demo(
     part = folder / "report.html.part"  # renamed when complete: no half-written report
     part.write_text(html, encoding="utf-8")
     os.replace(part, path)
-    for one in shown:
-        print(text_report(one))
-    if network is not None:
-        print("\n".join([*network.text, ""]))
-    print(environment)
-    print(f"report: {path.resolve()}")
-    return 0 if all(result.verdict.ok for one in shown for result in one.results) else 1
+    return path
 
 
 def text_report(one: Shown) -> str:

@@ -27,6 +27,7 @@ class Ran:
     name: str
     text: list[str]
     pictures: list[Picture]
+    shares: Sequence[tuple[str, float]] = ()
 
 
 def run_network(

@@ -7,7 +7,8 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -169,6 +170,19 @@ def _parser() -> argparse.ArgumentParser:
     )
     one.set_defaults(run=run_demo)
 
+    one = commands.add_parser("data", help="the data sets on this machine")
+    of_data = one.add_subparsers(metavar="COMMAND", required=True)
+    one = of_data.add_parser(
+        "check",
+        help="which data sets lie in a folder, what they hold, and what is wrong with them",
+        description="Find out which data sets lie in a folder, decode every file of them, and say what they hold and "
+        "what is wrong. Exit status: 0 all good, 1 something is wrong, 2 cannot run.",
+        epilog="example: motionspec data check datasets/UCF101",
+    )
+    one.add_argument("path", metavar="PATH", help="the folder of a data set, or one that has some")
+    one.add_argument("--json", metavar="FILE", help="also write what was found there")
+    one.set_defaults(run=check_data)
+
     one = commands.add_parser(
         "train",
         help="train a network by a recipe of the papers",
@@ -213,7 +227,80 @@ def _parser() -> argparse.ArgumentParser:
         help="a video that cannot be read ends the run, or is named and the next good one taken (default: raise)",
     )
     one.set_defaults(run=train)
+
+    one = commands.add_parser(
+        "eval",
+        help="a trained network on a data set: accuracies, a confusion matrix, what was skipped",
+        description="Judge a network that `motionspec train` made on the test part of a data set. Writes result.json, "
+        "classes.csv, confusion.csv, confusion.png and scores.csv. A video's score is the mean over its views before "
+        "the softmax (OFF18 (8), AF18 §4.2).",
+        epilog="example: motionspec eval rgb-run --data UCF-101 --protocol 25-segments,10-crop --fuse flow-run=0.5",
+    )
+    one.add_argument("run_folder", metavar="RUN", help="the folder of a run of `motionspec train`")
+    one.add_argument("--data", required=True, metavar="PATH", help="a data set, such as a folder of class folders")
+    one.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="of UCF-101 and HMDB-51 (default: 1)")
+    one.add_argument("--part", choices=("test", "train"), default="test", help="of the data (default: test)")
+    one.add_argument(
+        "--fuse",
+        metavar="RUN=WEIGHT",
+        action="append",
+        default=[],
+        help="add the scores of this run too, times the weight (those of RUN: times 1; OFF18 §4.3)",
+    )
+    one.add_argument(
+        "--broken",
+        choices=("raise", "skip"),
+        default="raise",
+        help="a video that cannot be read ends the command, or is named, counted and left out (default: raise)",
+    )
+    one.add_argument("--workers", type=_natural, default=0, metavar="N", help="processes that read clips (default: 0)")
+    one.add_argument("-o", "--output", metavar="DIR", help="folder of the results (default: RUN/eval)")
+    _judging(one)
+    one.set_defaults(run=evaluate)
+
+    one = commands.add_parser(
+        "predict",
+        help="a trained network on a video: the highest scores, a report with its motion maps",
+        description="What a network that `motionspec train` made says of a video: the highest scores, and report.html "
+        "with the frames it sees and the maps between.",
+        epilog="example: motionspec predict clip.avi --run my-run -o clip",
+    )
+    one.add_argument("video", metavar="VIDEO", help="any video that OpenCV can read")
+    one.add_argument(
+        "--run", required=True, metavar="RUN", dest="run_folder", help="the folder of a run of `motionspec train`"
+    )
+    one.add_argument("--top", type=_positive(int), default=5, metavar="K", help="classes that are shown (default: 5)")
+    one.add_argument("--json", metavar="FILE", help="also write all scores there")
+    one.add_argument(
+        "-o",
+        "--output",
+        default="motionspec-predict",
+        metavar="DIR",
+        help="folder of report.html (default: motionspec-predict)",
+    )
+    _judging(one)
+    one.set_defaults(run=predict)
     return parser
+
+
+def _judging(parser: argparse.ArgumentParser) -> None:
+    """What `eval` and `predict` have in common."""
+    parser.add_argument(
+        "--protocol",
+        type=lambda text: text.split(","),
+        default=[],
+        metavar="NAME[,NAME]",
+        help="how a video is seen: 25-segments (OFF18 §4.3), 10-crop (TSN), both, or 64-random (AF18 §4.2); default: "
+        "as the recipe measures, its middle",
+    )
+    parser.add_argument(
+        "--checkpoint", choices=("best", "last"), default="best", help="which weights of the run (default: best)"
+    )
+    parser.add_argument(
+        "--batch", type=_positive(int), default=8, metavar="N", help="views in one forward pass (default: 8)"
+    )
+    parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="of random crops (default: 0)")
+    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
 
 
 def _natural(text: str) -> int:
@@ -465,13 +552,53 @@ def run_demo(arguments: argparse.Namespace) -> int:
         progress.clear()
 
 
-def train(arguments: argparse.Namespace) -> int:
-    """`motionspec train`."""
+def check_data(arguments: argparse.Namespace) -> int:
+    """`motionspec data check`."""
+    from motionspec.cli.data import check as check_folder
+
     progress = Progress()
     try:
+        text, status = check_folder(arguments.path, arguments.json, progress)
+    finally:
+        progress.clear()
+    print(text)
+    return status
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """`motionspec train`."""
+    with _one_line() as progress:
         from motionspec.cli.train import run_train
 
         return run_train(arguments, progress)
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    """`motionspec eval`."""
+    with _one_line() as progress:
+        from motionspec.cli.evaluate import run_eval
+
+        lines = run_eval(arguments, progress)
+    print("\n".join(lines))
+    return 0
+
+
+def predict(arguments: argparse.Namespace) -> int:
+    """`motionspec predict`."""
+    with _one_line() as progress:
+        from motionspec.cli.evaluate import run_predict
+
+        lines = run_predict(arguments, progress)
+    print("\n".join(lines))
+    return 0
+
+
+@contextmanager
+def _one_line() -> Iterator[Progress]:
+    """A line of progress; what users and files cause becomes CannotRun."""
+    progress = Progress()
+    try:
+        yield progress
     except (ValueError, TypeError, ArithmeticError, ModuleNotFoundError) as error:
         raise CannotRun(str(error)) from error
     except OSError as error:

@@ -3,21 +3,26 @@
 import argparse
 import ast
 import difflib
+import inspect
 import textwrap
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import Dataset
 
 from motionspec.cli.demo import Progress
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
-from motionspec.data.clips import Clips
+from motionspec.data.clips import Clips, View
 from motionspec.data.flow_cache import TVL1
 from motionspec.data.lists import ListError, open_videos
 from motionspec.data.motion import SIZES, Motion
 from motionspec.data.source import FlowSource, Source
+from motionspec.models.table import networks
+from motionspec.train.detection import Squares
 from motionspec.train.loop import Interrupted, fit
 from motionspec.train.recipes import RECIPES, Recipe, Stage, changed
 from motionspec.train.runs import plain
@@ -37,25 +42,20 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> int:
     recipe = find(arguments.recipe)
     for text in arguments.set:
         recipe = changed(recipe, *_setting(text))
-    train, test = (source(arguments.data, recipe, part, arguments.split) for part in (True, False))
-    if train is None:
-        raise CannotRun(f"--data {arguments.data}: nothing to train on")
-    classes = None
-    if "classes" not in recipe.arguments:
-        classes = len(train.classes)
-        recipe = replace(recipe, arguments={**recipe.arguments, "classes": classes})
+    if arguments.device is not None:
+        usable(arguments.device)
+    train, test, classes = samples(recipe, arguments.data, arguments)
+    row = networks()[recipe.network]
+    if "classes" in inspect.signature(row.build).parameters and "classes" not in recipe.arguments:
+        recipe = replace(recipe, arguments={**recipe.arguments, "classes": len(classes)})
     torch.manual_seed(arguments.seed)
-    network = recipe.build()
-    clips = [
-        None if of is None else Clips(of, recipe.view, train=part, seed=arguments.seed, broken=arguments.broken)
-        for of, part in ((train, True), (test, False))
-    ]
+    network = row.build(**{**row.arguments, **recipe.arguments})
     try:
         result = fit(
             recipe,
             network,
-            clips[0],  # type: ignore[arg-type]  # there is a train
-            clips[1],
+            train,
+            test,
             run=arguments.output,
             seed=arguments.seed,
             device=arguments.device,
@@ -65,7 +65,7 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> int:
             save_every=arguments.save_every,
             measure_every=arguments.measure_every,
             resume=arguments.resume,
-            about={"classes": list(train.classes)},
+            about={"classes": list(classes)},
             progress=progress,
         )
     except Interrupted as stop:
@@ -88,10 +88,31 @@ def find(name: str) -> Recipe:
     raise CannotRun(f"no recipe {name!r}.{hint} `motionspec train --list` shows all")
 
 
-def source(data: str, recipe: Recipe, train: bool, split: int) -> Source | None:
-    """What the clips of the training or of the test are read from; None where a data set has no test part.
+Samples = Dataset[dict[str, torch.Tensor]]
 
-    TV-L1 flow is added where the recipe needs flow and the data have none. Raises CannotRun or ListError.
+
+def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[Samples, Samples | None, Sequence[str]]:
+    """What a recipe trains on and what it is measured on, if there is any, and the classes."""
+    if (recipe.data == "squares") != (data == "squares"):
+        expected = "learns from --data squares" if recipe.data == "squares" else "takes no squares: name a data set"
+        raise CannotRun(f"--data {data}: {recipe.name} {expected}")
+    if recipe.data == "squares":
+        seed = arguments.seed
+        return Squares(seed=seed), Squares(32, train=False, seed=seed), Squares.classes
+    options: dict[str, Any] = {"seed": arguments.seed, "broken": arguments.broken}
+    of = source(data, recipe.view, True, arguments.split)
+    train = Clips(of, recipe.view, train=True, **options)
+    try:
+        test = Clips(source(data, recipe.view, False, arguments.split), recipe.view, train=False, **options)
+    except ListError:
+        test = None
+    return train, test, of.classes
+
+
+def source(data: str, view: View, train: bool, split: int) -> Source:
+    """What the clips of the training or of the test are read from.
+
+    TV-L1 flow is added where the view needs flow and the data have none. Raises CannotRun or ListError.
     """
     of: Source
     if data.startswith("motion:"):
@@ -100,14 +121,22 @@ def source(data: str, recipe: Recipe, train: bool, split: int) -> Source | None:
             raise CannotRun(f"--data {data}: expected motion:{', motion:'.join(SIZES)}, or the folder of a data set")
         of = Motion(size, "train" if train else "test")
     else:
-        try:
-            of = open_videos(data, split=split, train=train)
-        except ListError:
-            if train:
-                raise
-            return None
-    needed = recipe.view.flow or recipe.view.modality == "flow"
+        of = open_videos(data, split=split, train=train)
+    return with_flow(of, view)
+
+
+def with_flow(of: Source, view: View) -> Source:
+    """The source, with TV-L1 flow if the view needs flow and the source has none."""
+    needed = view.flow or view.modality == "flow"
     return TVL1(of) if needed and not isinstance(of, FlowSource) else of
+
+
+def usable(device: str) -> None:
+    """Raises CannotRun where torch cannot compute on this device."""
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
+        raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
 
 
 def _setting(text: str) -> tuple[str, Any]:

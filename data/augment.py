@@ -39,7 +39,7 @@ class Crop(NamedTuple):
         does not matter.
         """
         flow, known = self._window(flow, 2), self._window(known, 1)
-        vectors = np.moveaxis(np.where(known[:, None], flow, 0), 1, -1)
+        vectors = np.moveaxis(np.where(known[:, None], flow, np.float32(0)), 1, -1)
         field = _resized(vectors, size)
         # Weights are not negative, so that this sum is exactly 0 where no unknown pixel has one.
         seen = _resized((~known).astype(np.float32), size) == 0
@@ -47,7 +47,7 @@ class Crop(NamedTuple):
         seen = self._mirror(seen, 2)
         if self.mirrored:
             field[..., 0] *= -1
-        field = np.where(seen[..., None], field, 0)
+        field = np.where(seen[..., None], field, np.float32(0))
         return np.ascontiguousarray(np.moveaxis(field, -1, 1)), np.ascontiguousarray(seen)
 
     def _window(self, x: NDArray[Any], axis: int) -> NDArray[Any]:
@@ -58,6 +58,33 @@ class Crop(NamedTuple):
         return np.flip(x, axis) if self.mirrored else x
 
 
+class Affine(NamedTuple):
+    """Where the pixels (x, y) of a new picture lie in the old one: at matrix (2, 3) times (x, y, 1).
+
+    Values are bilinear; what is outside the old picture counts as black, or as unknown flow.
+    """
+
+    matrix: NDArray[np.float64]
+
+    def frames(self, frames: Images, size: tuple[int, int]) -> Images:
+        """The new picture (height, width) of each frame (n, H, W, 3): -> (n, *size, 3)."""
+        return np.stack([self._fetched(frame, size, 0) for frame in frames])
+
+    def flow(self, flow: NDArray[np.float32], known: NDArray[np.bool_], size: tuple[int, int]) -> Flow:
+        """The flow (n, 2, H, W) between two pictures that are both made new, and where it is known; 0 elsewhere."""
+        vectors = np.moveaxis(np.where(known[:, None], flow, np.float32(0)), 1, -1)
+        field = np.stack([self._fetched(one, size, 0) for one in vectors])
+        seen = np.stack([self._fetched((~one).astype(np.float32), size, 1) for one in known]) == 0
+        field = field @ np.linalg.inv(self.matrix[:, :2]).T.astype(np.float32)
+        field = np.where(seen[..., None], field, np.float32(0))
+        return np.ascontiguousarray(np.moveaxis(field, -1, 1)), seen
+
+    def _fetched(self, x: NDArray[Any], size: tuple[int, int], outside: float) -> NDArray[Any]:
+        cv2 = _opencv()
+        how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+        return cv2.warpAffine(np.ascontiguousarray(x), self.matrix, size[::-1], flags=how, borderValue=outside)
+
+
 def _resized(x: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Maps (n, H, W) or (n, H, W, c) at `size`."""
     if x.shape[1:3] == size:
@@ -65,7 +92,10 @@ def _resized(x: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     cv2 = _opencv()
     smaller = size[0] < x.shape[1] and size[1] < x.shape[2]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    return np.stack([cv2.resize(np.ascontiguousarray(one), size[::-1], interpolation=how) for one in x])
+    out = np.empty((len(x), *size, *x.shape[3:]), x.dtype)
+    for one, resized in zip(x, out, strict=True):
+        resized[...] = cv2.resize(one, size[::-1], interpolation=how)
+    return out
 
 
 def corner_crop(height: int, width: int, scales: tuple[float, ...], rng: np.random.Generator) -> Crop:
@@ -74,7 +104,7 @@ def corner_crop(height: int, width: int, scales: tuple[float, ...], rng: np.rand
     Height and width of the crop are two of `scales`, neighbours or the same, times the short side; it lies in one of 13
     places: the corners, the centre, the middles of the sides, and halfway between the centre and each corner.
     """
-    sides = [round(scale * min(height, width)) for scale in scales]
+    sides = [max(1, round(scale * min(height, width))) for scale in scales]
     pairs = [(h, w) for i, h in enumerate(sides) for j, w in enumerate(sides) if abs(i - j) <= 1]
     h, w = pairs[rng.integers(len(pairs))]
     places = [(y, x) for y in (0, 2, 4) for x in (0, 2, 4)] + [(y, x) for y in (1, 3) for x in (1, 3)]
@@ -89,9 +119,10 @@ def jitter(frames: Images, brightness: float, contrast: float, saturation: float
     what is beyond black and white is lost only at the end. Values are off by less than 0.9 of a grey level.
     """
     b, c, s = (rng.uniform(1 - a, 1 + a) for a in (brightness, contrast, saturation))
-    mean = float(frames.reshape(-1, 3).mean(0, dtype=np.float64) @ GREY)
+    n, H, W, _ = frames.shape
+    rows = frames.reshape(n * H, W, 3)
+    mean = np.array(_opencv().mean(rows)[:3]) @ GREY
     colours = s * np.eye(3) + (1 - s) * GREY
     # (b x - b mean) c + b mean, then colours; a grey is the same for `colours`.
     affine = np.column_stack([b * c * colours, np.full(3, b * mean * (1 - c))])
-    n, H, W, _ = frames.shape
-    return _opencv().transform(frames.reshape(n * H, W, 3), affine).reshape(frames.shape)
+    return _opencv().transform(rows, affine).reshape(frames.shape)

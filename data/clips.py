@@ -10,7 +10,7 @@ A sample depends on (seed, epoch, index) and on nothing else: not on workers, or
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,6 +99,10 @@ class View:
             raise ValueError(message("View", "short", f"0 or at least size={self.size}", self.short))
         if self.stack > 1 and self.modality == "rgb":
             raise ValueError(message("View", "stack", "1 for the modality 'rgb'", self.stack))
+        if not all(0 < scale <= 1 for scale in self.scales):
+            raise ValueError(message("View", "scales", "numbers above 0, at most 1", self.scales))
+        if len(self.jitter) != 3 or not all(0 <= amount <= 1 for amount in self.jitter):
+            raise ValueError(message("View", "jitter", "three numbers from 0 to 1", self.jitter))
         if self.rule == "off" and 0 < self.test_segments < self.segments:
             raise ValueError(message("View", "test_segments", f"0 or at least segments={self.segments}", self.rule))
         if self.rule == "off" and self.places > 1:
@@ -162,25 +166,20 @@ class View:
         return crops if self.crops == 10 else [crops[4]]
 
 
-class Clips(Dataset[dict[str, Tensor]]):
-    """The clips of a source as a view shows them; item `(epoch, index)`, or `index` for epoch 0.
+class Samples(Dataset[dict[str, Tensor]]):
+    """Samples made of a source's clips, one of each; item `(epoch, index)`, or `index` for epoch 0.
 
-    An item is a dict of "clip" float32 (C, T, H, W), or (V, C, T, H, W) where a test has more than one view; "label"
-    and "index" int64; with `view.flow` "flow" float32 (2, T, H, W) or (2, T - 1, H, W) in pixels of the crop and
-    "known" bool (T, H, W) or (T - 1, H, W). Whatever is random comes from `default_rng((seed, epoch, index))`.
-
-    broken: what happens where a clip cannot be decoded, "raise" a VideoError, or "skip": it is named once by the
-    logger "motionspec", and the next good clip, whose "index" the item has, stands in for it. `unusable` counts them.
-    Raises TypeError where flow is needed and the source has none, ValueError for seed and broken.
+    Whatever is random in one comes from `default_rng((seed, epoch, index))`. broken: what happens where a clip cannot
+    be decoded, "raise" a VideoError, or "skip": it is named once by the logger "motionspec", and the next good clip,
+    whose "index" the item has, stands in for it. `unusable` counts them.
+    Raises TypeError or ValueError for seed and broken, IndexError for an item.
     """
 
-    def __init__(self, source: Source, view: View, *, train: bool, seed: int = 0, broken: str = "raise") -> None:
-        choice("Clips", "broken", broken, ("raise", "skip"))
-        count("Clips", "seed", seed, least=0)
-        if (view.flow or view.modality == "flow") and not isinstance(source, FlowSource):
-            expected = "a source with flow(); flow_cache.TVL1(source, folder) adds it"
-            raise TypeError(message("Clips", "source", expected, type(source).__name__))
-        self.source, self.view, self.train, self.seed, self.broken = source, view, train, seed, broken
+    def __init__(self, source: Source, *, train: bool, seed: int = 0, broken: str = "raise") -> None:
+        name = type(self).__name__
+        choice(name, "broken", broken, ("raise", "skip"))
+        count(name, "seed", seed, least=0)
+        self.source, self.train, self.seed, self.broken = source, train, seed, broken
         # In shared memory, so that a clip that two workers meet is named once.
         self._unusable = torch.zeros(len(source), dtype=torch.bool).share_memory_()
 
@@ -195,7 +194,7 @@ class Clips(Dataset[dict[str, Tensor]]):
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Tensor]:
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not 0 <= index < len(self):
-            raise IndexError(message("Clips", "index", f"0 .. {len(self) - 1}", index))
+            raise IndexError(message(type(self).__name__, "index", f"0 .. {len(self) - 1}", index))
         for shown in (*range(index, len(self)), *range(index)):
             try:
                 return self._sample(shown, np.random.default_rng((self.seed, epoch, index)))
@@ -206,6 +205,26 @@ class Clips(Dataset[dict[str, Tensor]]):
                     self._unusable[shown] = True
                     logging.getLogger("motionspec").warning("skipped: %s", error)
         raise VideoError(f"none of the {len(self)} clips can be decoded; see the warnings above")
+
+    def _sample(self, i: int, rng: np.random.Generator) -> dict[str, Tensor]:
+        raise NotImplementedError
+
+
+class Clips(Samples):
+    """The clips of a source as a view shows them.
+
+    An item is a dict of "clip" float32 (C, T, H, W), or (V, C, T, H, W) where a test has more than one view; "label"
+    and "index" int64; with `view.flow` "flow" float32 (2, T, H, W) or (2, T - 1, H, W) in pixels of the crop and
+    "known" bool (T, H, W) or (T - 1, H, W).
+    Raises as `Samples`; TypeError where flow is needed and the source has none.
+    """
+
+    def __init__(self, source: Source, view: View, *, train: bool, seed: int = 0, broken: str = "raise") -> None:
+        super().__init__(source, train=train, seed=seed, broken=broken)
+        if (view.flow or view.modality == "flow") and not isinstance(source, FlowSource):
+            expected = "a source with flow(); flow_cache.TVL1(source, folder) adds it"
+            raise TypeError(message("Clips", "source", expected, type(source).__name__))
+        self.view = view
 
     def _sample(self, i: int, rng: np.random.Generator) -> dict[str, Tensor]:
         view = self.view
@@ -221,6 +240,8 @@ class Clips(Dataset[dict[str, Tensor]]):
         if view.modality != "flow":
             numbers, at = np.unique(shown, return_inverse=True)
             pictures, at = self.source.read(i, numbers), at.reshape(shown.shape)
+            if motion is not None:
+                same_size(self.source.names[i], pictures, motion[0])
             height, width = pictures.shape[1:3]
         views = []
         for v in range(len(times)):
@@ -265,18 +286,43 @@ class Clips(Dataset[dict[str, Tensor]]):
         """Frames (places * k, H, W, 3) as the network takes them: (C, places, H, W)."""
         if self.train and any(self.view.jitter):
             frames = augment.jitter(frames, *self.view.jitter, rng)
-        known = self.view.frames
-        values = torch.from_numpy(frames[..., list(known.order)]).permute(3, 0, 1, 2).float().contiguous()
-        values.sub_(torch.tensor(known.mean).view(3, 1, 1, 1)).div_(torch.tensor(known.scale).view(3, 1, 1, 1))
         if self.view.modality == "rgb":
-            return values
-        differences = values.unflatten(1, (-1, 1 + self.view.stack)).diff(dim=2)
-        return differences.permute(2, 0, 1, 3, 4).flatten(0, 1).contiguous()
+            return normalised(frames, self.view.frames)
+        stack, known = self.view.stack, self.view.frames
+        levels = frames.reshape(-1, 1 + stack, *frames.shape[1:])
+        out = np.empty((stack, 3, len(levels), *frames.shape[1:3]), np.float32)
+        planes = [plane.reshape(levels.shape[:-1]) for plane in _planes(frames)]
+        for c, (k, scale) in enumerate(zip(known.order, known.scale, strict=True)):  # the means cancel
+            differences = out[:, c].swapaxes(0, 1)
+            np.subtract(planes[k][:, 1:], planes[k][:, :-1], out=differences, dtype=np.float32)
+            differences /= np.float32(scale)
+        return torch.from_numpy(out).flatten(0, 1)
 
     def _grey_levels(self, flow: Tensor) -> Tensor:
         """Flow (places * stack, 2, H, W) as the network takes it: (2 stack, places, H, W)."""
         values = flow.clamp(-BOUND, BOUND) * (127.5 / BOUND / self.view.frames.scale[0])
         return values.unflatten(0, (-1, self.view.stack)).permute(1, 2, 0, 3, 4).flatten(0, 1).contiguous()
+
+
+def same_size(name: str, frames: Images, flow: NDArray[np.float32]) -> None:
+    """Raise VideoError unless frames (n, H, W, 3) and flow (..., H, W) of a clip are of one size."""
+    (H, W), (h, w) = frames.shape[1:3], flow.shape[-2:]
+    if (h, w) != (H, W):
+        raise VideoError(f"{name}: frames of {W} x {H} and flow of {w} x {h}; do they belong together?")
+
+
+def normalised(frames: Images, known: Frames) -> Tensor:
+    """Frames (n, H, W, 3) as a network that knows such takes them: float32 (3, n, H, W)."""
+    levels, planes = np.arange(256, dtype=np.float32), _planes(frames)
+    values = np.empty((3, *planes[0].shape), np.float32)
+    for plane, k, mean, scale in zip(values, known.order, known.mean, known.scale, strict=True):
+        plane[...] = _opencv().LUT(planes[k], (levels - np.float32(mean)) / np.float32(scale))
+    return torch.from_numpy(values).unflatten(1, (len(frames), -1))
+
+
+def _planes(frames: Images) -> Sequence[Images]:
+    """The three channels of frames (n, H, W, 3): (n H, W) each."""
+    return _opencv().split(frames.reshape(-1, *frames.shape[2:]))
 
 
 class Epochs(Sampler[list[tuple[int, int]]]):

@@ -1,7 +1,7 @@
 """Data sets of frame pairs with ground-truth flow: FlyingChairs, MPI-Sintel, KITTI 2012 and 2015, Middlebury."""
 
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from motionspec.checks import choice, message
 from motionspec.data.lists import ListError, find, lines
 from motionspec.data.source import NO_LABEL, Flow, Images
-from motionspec.data.video import VideoError, read_image
+from motionspec.data.video import VideoError, read_image, read_images
 from motionspec.flow import read_flow
 
 
@@ -55,13 +55,10 @@ class FlowPairs:
     def read(self, i: int, frames: Sequence[int] | NDArray[np.integer]) -> Images:
         """Frames 0 and 1 of pair i, as often as asked for: uint8 (n, H, W, 3), RGB.
 
-        Raises VideoError for a file that cannot be read and for frames that differ in size.
+        Raises VideoError for a file that cannot be read, frames that differ in size and other numbers.
         """
-        names = self.pairs[i].first, self.pairs[i].second
-        images = {t: read_image(self.root / names[t]) for t in {int(t) for t in frames}}
-        if len(sizes := {image.shape for image in images.values()}) > 1:
-            raise VideoError(f"{self.root / names[1]}: the frames differ in size: {sorted(sizes)}")
-        return np.stack([images[int(t)] for t in frames])
+        pair = self.pairs[i]
+        return read_images([self.root / pair.first, self.root / pair.second], frames, str(self.root / pair.flow))
 
     def flow(self, i: int, frames: Sequence[int] | NDArray[np.integer] = (0,)) -> Flow:
         """Flow float32 (n, 2, H, W), NaN where unknown or marked invalid, and known (n, H, W); `frames` may be 0 only.
@@ -158,11 +155,3 @@ def _found(root: str | os.PathLike[str], patterns: Iterable[str]) -> list[str]:
         if files := sorted(path.relative_to(root).as_posix() for path in Path(root).glob(pattern)):
             return files
     raise ListError(f"{root}: no {' and no '.join(patterns)}")
-
-
-FLOW_READERS: dict[str, Callable[[Path], FlowPairs]] = {
-    "FlyingChairs": flying_chairs,
-    "MPI-Sintel": sintel,
-    "KITTI": kitti,
-    "Middlebury": middlebury,
-}

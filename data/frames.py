@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from motionspec.checks import message
 from motionspec.data.lists import ListError, lines
 from motionspec.data.source import NO_LABEL, Images
-from motionspec.data.video import VideoError, read_image
+from motionspec.data.video import VideoError, read_images
 
 VID_CLASSES = {
     "n02691156": "airplane", "n02419796": "antelope", "n02131653": "bear", "n02834778": "bicycle",
@@ -70,14 +70,7 @@ class FrameFolders:
 
         Raises VideoError for an image that cannot be read, for frames that differ in size or that there are not.
         """
-        paths, numbers = self.paths(i), [int(t) for t in frames]
-        if not numbers or not 0 <= min(numbers) <= max(numbers) < len(paths):
-            expected = f"at least one number from 0 to {len(paths) - 1}, the frames of {self.names[i]}"
-            raise VideoError(message("read", "frames", expected, numbers))
-        images = {t: read_image(paths[t]) for t in set(numbers)}
-        if len(sizes := {image.shape for image in images.values()}) > 1:
-            raise VideoError(f"{self.root / self.names[i]}: the frames differ in size: {sorted(sizes)}")
-        return np.stack([images[t] for t in numbers])
+        return read_images(self.paths(i), frames, str(self.root / self.names[i]))
 
 
 # -- Vimeo-90K ---------------------------------------------------------------------------------------------------------
@@ -144,7 +137,7 @@ def read_objects(path: str | os.PathLike[str]) -> Objects:
         for found in tree.iterfind("object"):
             x1, y1, x2, y2 = (float(_text(found, f"bndbox/{side}")) for side in ("xmin", "ymin", "xmax", "ymax"))
             box = [max(x1, 0), max(y1, 0), min(x2, size[0] - 1), min(y2, size[1] - 1)]
-            if box[2] < box[0] or box[3] < box[1]:
+            if not (box[0] <= box[2] and box[1] <= box[3]):  # nor NaN
                 raise ValueError(f"box {x1:g}, {y1:g}, {x2:g}, {y2:g} is inside out or outside the image")
             if (name := _text(found, "name")) not in VID_CLASSES:
                 raise ValueError(f"{name} is none of the 30 classes")

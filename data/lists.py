@@ -47,7 +47,7 @@ def video_format(path: str | os.PathLike[str]) -> str:
     root = Path(path)
     if not root.is_dir():
         raise ListError(f"{path}: not a folder; give the folder of a data set")
-    for name, is_there in _MARKS.items():
+    for name, is_there in MARKS.items():
         if is_there(root):
             return name
     raise ListError(
@@ -68,7 +68,7 @@ def ucf101(root: str | os.PathLike[str]) -> Parts:
     numbered: dict[int, str] = {}
     for where, line in lines(lists / "classInd.txt"):
         number, _, name = line.partition(" ")
-        if not number.isdigit() or not name or int(number) in numbered:
+        if not number.isdecimal() or not name or int(number) in numbered:
             raise ListError(f"{where}: expected a number of its own and the name of a class, got {line!r}")
         numbered[int(number)] = name.strip()
     if sorted(numbered) != [*range(1, len(numbered) + 1)]:
@@ -88,7 +88,7 @@ def ucf101(root: str | os.PathLike[str]) -> Parts:
 
 def _ucf_entry(where: str, line: str, classes: tuple[str, ...]) -> tuple[str, int]:
     name, _, number = line.rpartition(" ")
-    if not number.isdigit():
+    if not number.isdecimal():
         name, number = line, ""
     folder = name.split("/")[0]
     if number and not 1 <= int(number) <= len(classes):
@@ -136,7 +136,7 @@ def kinetics(root: str | os.PathLike[str]) -> Parts:
             rows[{"validate": "val"}.get(path.stem, path.stem)] = (path, table)
     if not rows:
         raise ListError(f"{root}: the CSV files of Kinetics here have no column label; without it there are no classes")
-    files = {Path(name).stem: name for name in _files(root) if is_video(name)}
+    files = {Path(name).stem: name for name in files_below(root) if is_video(name)}
     classes = tuple(sorted({row["label"] for _, table in rows.values() for row in table}))
     number = {name: k for k, name in enumerate(classes)}
     parts = {}
@@ -197,7 +197,7 @@ def class_folders(root: str | os.PathLike[str]) -> Parts:
 
 def _class_folder(folder: Path) -> dict[str, list[str]]:
     """The videos of each class, both by name."""
-    clips = {p.name: sorted(f"{p.name}/{f}" for f in _files(p) if is_video(f)) for p in _folders(folder)}
+    clips = {p.name: sorted(f"{p.name}/{f}" for f in files_below(p) if is_video(f)) for p in _folders(folder)}
     return {name: files for name, files in clips.items() if files}
 
 
@@ -233,7 +233,7 @@ def _folders(root: Path) -> list[Path]:
     return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if root.is_dir() else []
 
 
-def _files(root: Path) -> Iterator[str]:
+def files_below(root: Path) -> Iterator[str]:
     """Paths below `root`, with slashes, of the files at any depth; hidden ones are left out."""
     for folder, folders, files in os.walk(root, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -263,7 +263,7 @@ READERS: dict[str, Callable[[str | os.PathLike[str]], Parts]] = {
     "Kinetics": kinetics,
     "class folders": class_folders,
 }
-_MARKS: dict[str, Callable[[Path], bool]] = {
+MARKS: dict[str, Callable[[Path], bool]] = {
     "UCF-101": lambda root: bool(find(root, "classInd.txt")),
     "HMDB-51": lambda root: bool(find(root, "*_test_split[123].txt")),
     "Kinetics": lambda root: bool(_kinetics_files(root)),

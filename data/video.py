@@ -150,10 +150,7 @@ def read_frames(path: str | os.PathLike[str], frames: Sequence[int] | NDArray[np
     if not numbers or min(numbers) < 0:
         raise ValueError(message("read_frames", "frames", "at least one number, from 0 up", numbers))
     check_file(path)
-    found = decode(path, set(numbers))
-    if len(sizes := {image.shape for image in found.values()}) > 1:
-        raise VideoError(f"{path}: its frames differ in size: {sorted(sizes)}; convert the video to one size")
-    return np.stack([found[t] for t in numbers])
+    return _stacked(decode(path, numbers), numbers, path)
 
 
 def decode(
@@ -189,7 +186,27 @@ def read_image(path: str | os.PathLike[str]) -> Image:
         image = cv2.imdecode(data, cv2.IMREAD_COLOR)  # None for a truncated file; imread may fill up with grey
     if image is None:
         raise VideoError(f"{path}: not an image OpenCV can decode, or damaged; convert it to PNG or fetch it again")
-    return np.ascontiguousarray(image[..., ::-1])
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def read_images(paths: Sequence[Path], frames: Sequence[int] | NDArray[np.integer], clip: str) -> Images:
+    """Of the images of a clip, which has this name, those of these numbers from 0: uint8 (n, H, W, 3), RGB.
+
+    Raises VideoError for an image that cannot be read, for frames that differ in size or that there are not.
+    """
+    numbers = [int(t) for t in frames]
+    if not numbers or not 0 <= min(numbers) <= max(numbers) < len(paths):
+        expected = f"at least one number from 0 to {len(paths) - 1}, the frames of {clip}"
+        raise VideoError(message("read", "frames", expected, numbers))
+    images = {t: read_image(paths[t]) for t in sorted({*numbers})}
+    return _stacked(images, numbers, clip)
+
+
+def _stacked(images: dict[int, Image], numbers: Sequence[int], clip: str | os.PathLike[str]) -> Images:
+    if len(sizes := {image.shape for image in images.values()}) > 1:
+        listed = " and ".join(sorted(f"{w} x {h}" for h, w, _ in sizes))
+        raise VideoError(f"{clip}: its frames differ in size: {listed}; bring them to one")
+    return np.stack([images[t] for t in numbers])
 
 
 def check_file(path: str | os.PathLike[str]) -> None:
@@ -230,7 +247,8 @@ def _frame(path: str | os.PathLike[str], capture: Any, i: int) -> Image:
     done, bgr = capture.retrieve()
     if not done:
         raise VideoError(f"{path}: frame {i} cannot be converted to RGB; convert the video to another format")
-    return np.ascontiguousarray(bgr[..., ::-1])
+    cv2 = _opencv()
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
 
 
 def _opencv() -> Any:

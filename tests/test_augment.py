@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from motionspec.data.augment import SCALES, Crop, corner_crop, jitter
+from motionspec.data.augment import SCALES, Affine, Crop, corner_crop, jitter
 from motionspec.refimpl import warp
 
 WHOLE = Crop(0, 0, 24, 32)
@@ -125,3 +125,43 @@ def test_jitter_by_hand():
     np.testing.assert_allclose(jittered(0, 0, 0.3), s * frames + (1 - s) * grey[..., None], atol=0.9)
     assert np.abs(jittered(0.3, 0.3, 0.3).astype(int) - frames).max() > 20
     np.testing.assert_array_equal(jittered(0, 0, 0), frames)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    flow=st.tuples(st.integers(-2, 2), st.integers(-2, 2)),
+    degrees=st.floats(-40, 40),
+    zoom=st.floats(0.9, 1.6),
+    mirrored=st.booleans(),
+)
+def test_the_flow_of_turned_frames_is_the_turned_flow(flow, degrees, zoom, mirrored):
+    turn = np.deg2rad(degrees)
+    linear = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]]) / zoom
+    linear[:, 0] *= -1 if mirrored else 1
+    affine = Affine(np.column_stack([linear, [15.5, 11.5] - linear @ [9.5, 8.5]]))
+    first, second = affine.frames(picture(), (18, 20)), affine.frames(picture(shift=flow), (18, 20))
+    field, known = affine.flow(constant(*flow), np.ones((1, 24, 32), bool), (18, 20))
+    np.testing.assert_allclose(field[0, :, 9, 10], np.linalg.solve(linear, flow), atol=1e-5)
+    np.testing.assert_allclose(np.moveaxis(field, 1, -1)[known], [field[0, :, 9, 10]] * known.sum(), atol=1e-5)
+    # known is also what the picture shows: where the flow leads must be that, too, and not partly black
+    landed = warp.bilinear(known[:, None].astype(float), field.astype(float))[:, 0] == 1
+    assert residual(first, second, field, known & landed) < 2.5
+
+
+def test_affine_of_a_window_is_its_crop():
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 24, 32, 3), np.uint8)
+    flow, known = rng.normal(size=(2, 2, 24, 32)).astype(np.float32), rng.random((2, 24, 32)) < 0.8
+    for mirrored in (False, True):
+        crop = Crop(3, 5, 12, 20, mirrored)
+        affine = Affine(np.array([[-1.0 if mirrored else 1.0, 0, 5 + 19 * mirrored], [0, 1, 3]]))
+        np.testing.assert_array_equal(affine.frames(frames, (12, 20)), crop.frames(frames, (12, 20)))
+        for one, other in zip(affine.flow(flow, known, (12, 20)), crop.flow(flow, known, (12, 20)), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_outside_the_picture_nothing_is_known():
+    affine = Affine(np.array([[1.0, 0, -3], [0, 1, 0]]))
+    flow, known = affine.flow(constant(1, 1), np.ones((1, 24, 32), bool), (24, 32))
+    assert not known[..., :3].any() and known[..., 3:].all() and (flow[..., :3] == 0).all()
+    assert (affine.frames(picture(), (24, 32))[:, :, :3] == 0).all()

@@ -254,12 +254,31 @@ def test_broken_videos(caplog):
         ({"size": 8, "flow": "past"}, "View: flow: expected None, 'inside' or 'future'"),
         ({"size": 8, "flow": "inside", "segments": 3}, "View: flow: expected one segment, stride 1"),
         ({"size": 8, "rule": "off", "segments": 7, "test_segments": 3}, "View: test_segments: expected 0 or at least"),
+        ({"size": 8, "scales": (1.0, 1.2)}, "View: scales: expected numbers above 0, at most 1, got (1.0, 1.2)"),
+        ({"size": 8, "jitter": (0.4, 1.5, 0)}, "View: jitter: expected three numbers from 0 to 1, got (0.4, 1.5, 0)"),
         ({"size": 8, "rule": "off", "places": 2}, "View: places: expected 1 for the rule 'off'"),
     ],
 )
 def test_bad_views(options, text):
     with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
         View(**options)
+
+
+def test_flow_of_another_size():
+    class Other(Noise):
+        def flow(self, i, frames):
+            return tuple(x[..., 1:] for x in super().flow(i, frames))
+
+    view = View(size=8, length=2, flow="inside")
+    with pytest.raises(VideoError, match=r"^0: frames of 80 x 60 and flow of 79 x 60"):
+        Clips(Other(), view, train=True)[0]
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 7])
+def test_tiny_frames(side):
+    source = Noise(lengths=(2,), height=side, width=side + 1)
+    sample = Clips(source, View(size=9, length=2, scales=(*SCALES, 0.01), flow="inside", flip=True), train=True)[0]
+    assert sample["clip"].shape == (3, 2, 9, 9) and sample["flow"].shape == (2, 1, 9, 9)
 
 
 def test_bad_clips():

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from clips import cut, number, video
+
 from motionspec.data import video as module
 from motionspec.data.source import FlowSource, Source, cache_folder
 from motionspec.data.video import Index, Info, VideoError, Videos, examine, read_frames

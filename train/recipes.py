@@ -5,13 +5,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from motionspec.checks import choice, count, message, positive
 from motionspec.data.augment import SCALES
 from motionspec.data.clips import View
-from motionspec.models.table import CAFFE, UNIT, networks
-from motionspec.train import objectives
+from motionspec.models.table import CAFFE, UNIT
+from motionspec.train import detection, objectives
 from motionspec.train.objectives import Batch, Records
 
 __all__ = ["RECIPES", "Cosine", "Drops", "Plateau", "Recipe", "Schedule", "Stage", "changed"]
@@ -129,12 +129,6 @@ class Recipe:
         count("Recipe", "batch", self.batch)
         if self.ema is not None:
             positive("Recipe", "ema", self.ema, below=1)
-
-    def build(self, classes: int | None = None) -> nn.Module:
-        """The network, as random as torch's generator is; `classes`, where it has classes and `arguments` none."""
-        row = networks()[self.network]
-        arguments = {**row.arguments, **({} if classes is None else {"classes": classes}), **self.arguments}
-        return row.build(**arguments)
 
 
 SETTINGS = ("length", "lr", "optimizer", "momentum", "weight_decay", "clip")  # of a stage
@@ -515,6 +509,91 @@ _DNCNN = Recipe(
     },
 )
 
+_RFCN = Recipe(
+    name="off-rfcn",
+    source="OFF20 §6.2",
+    network="off-rfcn",
+    view=View(size=96, length=2),
+    data="squares",
+    batch=4,
+    stages=(
+        Stage(
+            name="all",
+            loss=detection.proposals_and_classes,
+            measure=detection.records,
+            summary=detection.average_precision,
+            length=220_000,
+            lr=2.5e-4,
+            schedule=Drops((73_000,)),
+            weight_decay=5e-4,
+        ),
+    ),
+    sources={
+        "batch": "OFF20 §6.2: 1 on each of 4 GPUs",
+        "length": "OFF20 §6.2: 220k iterations",
+        "lr": "OFF20 §6.2: 0.00025",
+        "schedule": "OFF20 §6.2: 0.000025 after 73k iterations",
+        "optimizer": "OFF20 §6.2: SGD",
+        "loss": "Faster R-CNN's and R-FCN's, see train/detection.py",
+        "view.size": "ours: OFF20 has ImageNet VID, at 600",
+        "view.length": "OFF20 §6.1: a frame and the next",
+        "measure": "OFF20 §6.3: mAP",
+        **dict.fromkeys(("momentum", "weight_decay"), "FGFA's published settings, which OFF20 §6.2 follows"),
+    },
+)
+
+# -- the motion benchmark on two cores: narrow networks, from nothing; all numbers are ours ----------------------------
+
+_MOTION_VIEW = View(size=32, length=8)  # without flips: a mirrored motion is of another class
+
+
+def _motion(name: str, source: str, network: str, arguments: Mapping[str, Any], stage: Stage, **changes: Any) -> Recipe:
+    stage = replace(stage, name="all", unit="epochs", optimizer="adam", schedule=Cosine(), own={}, only=(), clip=20.0)
+    kept: dict[str, Any] = {"view": _MOTION_VIEW, "batch": 26, "sources": {"": "ours: for motion:tiny on two cores"}}
+    changes = kept | {"arguments": {"width": 0.25, **arguments}, "stages": (stage,)} | changes
+    return Recipe(name=f"motion-{name}", source=source, network=network, **changes)
+
+
+_MOTION = (
+    _motion(
+        "rgb",
+        "single frames, which tell nothing",
+        "resnet",
+        {"depth": 18},
+        _classify("all", length=8, lr=1e-3),
+        view=View(size=32),
+    ),
+    _motion(
+        "off",
+        "OFF18 §4, all at once (§4.2)",
+        "off-tsn",
+        {"freeze": False, "dropout": 0.2, "spatial_dropout": 0.2},
+        _classify("all", loss=objectives.intermediate, length=8, lr=1e-3),
+    ),
+    _motion(
+        "repflow",
+        "RF19 §3",
+        "repflow",
+        {"depth": 18, "place": 1, "channels": 8, "n_iter": 10},
+        _classify("all", length=12, lr=1e-3),
+    ),
+    _motion(
+        "disentangled",
+        "DC18 §3",
+        "disentangled",
+        {"radius": 4, "dropout": 0.2, "partial_bn": False},
+        replace(_DC_STAGE, length=8, lr=1e-3, options={"faster": 1}),
+    ),
+    _motion(
+        "actionflownet",
+        "AF18 §3.2",
+        "actionflownet",
+        {"dropout": 0.2},
+        replace(_AF_BOTH, length=8, lr=1e-3),
+        view=replace(_MOTION_VIEW, length=7, flow="future"),  # the flow of the eighth frame is not known
+    ),
+)
+
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -528,5 +607,7 @@ RECIPES: dict[str, Recipe] = {
         _DC_KINETICS,
         *_FLOWS,
         _DNCNN,
+        _RFCN,
+        *_MOTION,
     )
 }

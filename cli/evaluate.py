@@ -1,0 +1,158 @@
+"""`motionspec eval` and `motionspec predict`: what a trained network says of a data set, and of one video."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import motionspec
+from motionspec.cli.demo import Picture, Progress, said_environment, write_report
+from motionspec.cli.demo_model import Ran, map_pictures
+from motionspec.cli.runner import CannotRun
+from motionspec.cli.text import table
+from motionspec.cli.train import source, usable, with_flow
+from motionspec.data.clips import Clips, View
+from motionspec.data.source import NO_LABEL
+from motionspec.data.video import Videos
+from motionspec.train import evaluate
+from motionspec.train.evaluate import Scores, trained
+from motionspec.train.runs import environment
+
+SHOWN = 20  # classes in the terminal
+
+
+# -- eval --------------------------------------------------------------------------------------------------------------
+
+
+def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
+    """`motionspec eval`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
+    usable(arguments.device)
+    runs = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
+    networks = [(trained(folder, arguments.checkpoint), weight) for folder, weight in runs]
+    found, about = [], []
+    for run, weight in networks:
+        view = evaluate.protocol(run.view, arguments.protocol)
+        data = source(arguments.data, view, arguments.part == "train", arguments.split)
+        scores = evaluate.score(
+            run.network,
+            Clips(data, view, train=False, seed=arguments.seed),
+            classes=run.classes,
+            batch=arguments.batch,
+            workers=arguments.workers,
+            device=arguments.device,
+            broken=arguments.broken,
+            progress=progress,
+        )
+        found.append((scores, weight))
+        about.append({**run.about, "weight": weight, "view": asdict(view)})
+    of = evaluate.fuse(found)
+    folder = Path(arguments.output or Path(arguments.run_folder) / "eval")
+    path = arguments.data if arguments.data.startswith("motion:") else str(Path(arguments.data).resolve())
+    names = ("split", "part", "protocol", "broken", "seed", "batch", "workers")
+    options = {name: getattr(arguments, name) for name in names}
+    evaluate.write(folder, of, {"runs": about, "data": path, **options, "environment": environment()})
+    return said(of, folder)
+
+
+def _weighted(text: str) -> tuple[str, float]:
+    folder, _, weight = text.rpartition("=")
+    try:
+        return folder, float(weight)
+    except ValueError as error:
+        raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
+
+
+def said(of: Scores, folder: Path) -> list[str]:
+    """What the terminal shows of a result: the worst classes, the measures, what was skipped."""
+    result = evaluate.classification(of)
+    rows = [[*map(str, row)] for row in evaluate.class_rows(of) if row[1]]
+    worst = sorted(rows, key=lambda row: float(row[3]))
+    header = ("class", "clips", "right", "accuracy", "most often taken for")
+    lines = [table(header, rows if len(rows) <= SHOWN else worst[:SHOWN], right=header[1:4])]
+    if len(rows) > SHOWN:
+        lines.append(f"the worst {SHOWN} of {len(rows)} classes; all: classes.csv")
+    judged = len(of.names) - len(of.broken)
+    names = {"top_1": "top 1", "top_5": "top 5", "mean_class_accuracy": "mean over classes"}
+    shares = ", ".join(f"{says} {100 * result[name]:.2f} %" for name, says in names.items() if name in result)
+    lines += ["", f"{judged} clips: {shares}; chance {100 / len(of.classes):.2f} %"]
+    if of.broken:
+        bound = 100 * result["top_1_skipped_as_wrong"]
+        lines.append(f"skipped {len(of.broken)} of {len(of.names)} clips; with them as wrong, top 1 is {bound:.2f} %:")
+        lines += [f"  {why}" for why in of.broken.values()]
+    files = "result.json, classes.csv, confusion.csv, confusion.png, scores.csv"
+    return [*lines, f"{folder.resolve()}: {files}"]
+
+
+# -- predict -----------------------------------------------------------------------------------------------------------
+
+
+def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
+    """`motionspec predict`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
+    usable(arguments.device)
+    run = trained(arguments.run_folder, arguments.checkpoint)
+    video = Path(arguments.video)
+    view = evaluate.protocol(run.view, arguments.protocol)
+    videos = with_flow(Videos(video.parent, (video.name,), (NO_LABEL,), run.classes), view)
+    progress(f"decoding {video.name}", 0, None)
+    if (length := videos.length(0)) == 1:
+        raise CannotRun(f"{video}: only one frame decodes and motion needs two; give a longer clip")
+    clip = Clips(videos, view, train=False, seed=arguments.seed)[0]["clip"]
+    views = clip if clip.ndim == 5 else clip[None]
+    progress("predicting", 0, None)
+    scores = evaluate.forward(run.network.to(arguments.device), [views], arguments.batch, arguments.device)
+    evaluate.check(scores, run.classes, [video.name])
+    shares = scores[0].softmax(0)
+    top = [(run.classes[k], float(shares[k])) for k in shares.argsort(descending=True)[: arguments.top]]
+    with torch.no_grad():
+        network: Any = run.network
+        parts = {key: part.cpu() for key, part in network.parts(views[:1].to(arguments.device)).items()}
+    of = "1 view" if len(views) == 1 else f"the mean of {len(views)} views"
+    text = [
+        f"{video.name}, {length} frames: {of} of {views.shape[2]} frames of {view.size} x {view.size} pixels; network "
+        f"{run.about['config']['recipe']['network']} of {arguments.run_folder}.",
+        "Maps of the first view." if len(views) > 1 else "Maps of what the network sees.",
+    ]
+    folder = Path(arguments.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    pictures = [*frame_pictures(views[0], view), *map_pictures(parts)]
+    ran = Ran(run.about["config"]["recipe"]["network"], text, pictures, top)
+    report = write_report(folder, f"{video.name}: {top[0][0]}", said_environment(arguments.device), network=ran)
+    if arguments.json is not None:
+        result = {
+            "motionspec": motionspec.__version__,
+            "video": str(video),
+            "frames": length,
+            "views": len(views),
+            "view": asdict(view),
+            "seed": arguments.seed,
+            "run": run.about,
+            "scores": dict(zip(run.classes, scores[0].tolist(), strict=True)),
+            "shares": dict(zip(run.classes, shares.tolist(), strict=True)),
+        }
+        Path(arguments.json).write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return [text[0], "", bars(top), "", f"report: {report.resolve()}"]
+
+
+def bars(shares: Sequence[tuple[str, float]]) -> str:
+    """A line for each class: its name, its share in per cent, a bar."""
+    width = max(len(name) for name, _ in shares)
+    return "\n".join(
+        f"{name.ljust(width)}  {100 * share:6.2f} %  {'#' * round(40 * share)}".rstrip() for name, share in shares
+    )
+
+
+def frame_pictures(clip: Tensor, view: View) -> list[Picture]:
+    """The frames of a clip (C, T, H, W) of RGB as they were, at up to three times; none of another modality."""
+    if view.modality != "rgb":
+        return []
+    known, T = view.frames, clip.shape[1]
+    mean, scale = (torch.tensor(values).view(3, 1, 1, 1) for values in (known.mean, known.scale))
+    colours = torch.empty_like(clip)
+    colours[list(known.order)] = clip * scale + mean
+    frames = colours.round().clamp(0, 255).byte().permute(1, 2, 3, 0).numpy()
+    return [Picture(f"frame {t + 1} of {T} of the clip", frames[t]) for t in sorted({0, T // 2, T - 1})]

@@ -1,0 +1,67 @@
+"""Artifacts of JPEG 2000 (OFF20 §7.3), made by OpenCV's encoder while training."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from motionspec.checks import count, message, positive
+from motionspec.data.source import Images
+from motionspec.flow import _opencv
+
+__all__ = ["jpeg2000", "rate_for"]
+
+_MOST = 1000  # OpenCV's rate: thousandths of the bytes that the pixels take
+
+
+def jpeg2000(frames: Images, rate: int) -> Images:
+    """Each of the frames (n, H, W, 3), uint8 RGB, as it is after coding at `rate` thousandths of its bytes, 1 .. 1000.
+
+    A rate that is more than a frame needs loses nothing.
+    Raises TypeError or ValueError for the rate; RuntimeError where OpenCV was built without JPEG 2000.
+    """
+    cv2 = _opencv()
+    if count("degrade.jpeg2000", "rate", rate) > _MOST:
+        raise ValueError(message("degrade.jpeg2000", "rate", f"at most {_MOST}", rate))
+    if not cv2.haveImageWriter(".jp2"):
+        raise RuntimeError("this OpenCV has no JPEG 2000: pip install opencv-contrib-python-headless")
+    out = np.empty_like(frames)
+    for frame, degraded in zip(frames, out, strict=True):
+        # The encoder changes colours to luma and chroma, for which it takes the channels as OpenCV's BGR.
+        bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
+        _, data = cv2.imencode(".jp2", bgr, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, rate])
+        degraded[...] = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    return out
+
+
+def rate_for(psnr: float, frames: Sequence[Images]) -> tuple[int, float]:
+    """The rate at which the degraded frames, each (H, W, 3), have a mean PSNR of about `psnr` dB, and what they have.
+
+    Scales of quality differ from codec to codec (OFF20's q20 and q40 are FFmpeg's), the PSNR of the degraded frames
+    does not: state it. Found by bisection; of the last two rates, one too low and one too high, the nearer is taken.
+    Raises ValueError for no frames and where even rate 1 has a higher PSNR.
+    """
+    positive("degrade.rate_for", "psnr", psnr)
+    if not len(frames):
+        raise ValueError(message("degrade.rate_for", "frames", "at least one", 0))
+
+    def reached(rate: int) -> float:
+        return float(np.mean([_psnr(frame, jpeg2000(frame[None], rate)[0]) for frame in frames]))
+
+    low, high = 1, _MOST
+    worst, best = reached(low), reached(high)
+    if psnr < worst:
+        raise ValueError(message("degrade.rate_for", "psnr", f"at least {worst:.2f}, that of rate 1", psnr))
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = reached(middle)
+        if value < psnr:
+            low, worst = middle, value
+        else:
+            high, best = middle, value
+    return (low, worst) if psnr - worst <= best - psnr else (high, best)
+
+
+def _psnr(frame: Images, degraded: Images) -> float:
+    """As `metrics.psnr` with peak 255; infinite where nothing is lost."""
+    error = np.mean((frame.astype(np.float64) - degraded) ** 2)
+    return float(20 * np.log10(255) - 10 * np.log10(error)) if error else np.inf

@@ -1,0 +1,236 @@
+"""`motionspec eval` and `motionspec predict`: what they print and write; one line for errors."""
+
+import dataclasses
+import hashlib
+import json
+import re
+
+import numpy as np
+import pytest
+
+cv2 = pytest.importorskip("cv2")
+torch = pytest.importorskip("torch")
+pytest.importorskip("jinja2")
+pytest.importorskip("matplotlib")
+safetensors = pytest.importorskip("safetensors.torch")
+
+from motionspec.cli.main import main  # noqa: E402
+from motionspec.data.clips import Clips, View  # noqa: E402
+from motionspec.data.lists import open_videos  # noqa: E402
+from motionspec.models.table import TORCHVISION, networks  # noqa: E402
+from motionspec.train import objectives  # noqa: E402
+from motionspec.train.loop import fit  # noqa: E402
+from motionspec.train.recipes import Recipe, Stage  # noqa: E402
+from motionspec.train.runs import plain  # noqa: E402
+
+CLASSES = ("dark", "grey", "light", "other")
+SMALL = {"width": 0.125, "classes": 4}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    monkeypatch.setenv("MOTIONSPEC_CACHE", str(tmp_path / "cache"))
+
+
+def write_video(path, level, frames=9):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), 25, (48, 40))
+    for t in range(frames):
+        image = np.full((40, 48, 3), level, np.uint8)
+        image[10:20, 5 + 3 * t : 15 + 3 * t] = 255 - level
+        writer.write(image)
+    writer.release()
+    return path
+
+
+STAGE = Stage(name="all", loss=objectives.classification, measure=objectives.accuracy, length=1, lr=0.1)
+RECIPE = Recipe(
+    name="own",
+    source="test",
+    network="actionflownet",
+    arguments=SMALL,
+    view=View(size=32, length=4),
+    batch=2,
+    stages=(STAGE,),
+)
+
+
+def make_run(folder, bias=(0.0, 1.0, 2.0, -1.0)):
+    """A run whose network says the same of every video."""
+    network = networks()["actionflownet"].build(**SMALL)
+    torch.nn.init.zeros_(network.fc.weight)
+    network.fc.bias.data = torch.tensor(bias)
+    folder.mkdir()
+    config = {"recipe": plain(RECIPE), "seed": 0, "classes": CLASSES}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    safetensors.save_file(network.state_dict(), folder / "best.safetensors")
+    return folder
+
+
+@pytest.fixture
+def run_folder(tmp_path):
+    return make_run(tmp_path / "run")
+
+
+@pytest.fixture
+def data(tmp_path):
+    for name, level in (("dark", 20), ("light", 200)):
+        for k in range(2):
+            write_video(tmp_path / "data" / "test" / name / f"{name}{k}.avi", level)
+            write_video(tmp_path / "data" / "train" / name / f"{name}{k}.avi", level)
+    return tmp_path / "data"
+
+
+def command(capsys, *words):
+    status = main([*map(str, words)])
+    return status, *capsys.readouterr()
+
+
+# -- predict -----------------------------------------------------------------------------------------------------------
+
+
+def test_predict_shows_bars_and_a_report_with_maps(run_folder, tmp_path, capsys):
+    video = write_video(tmp_path / "clip.avi", 40)
+    out = tmp_path / "out"
+    words = ["predict", video, "--run", run_folder, "-o", out, "--top", "3", "--json", tmp_path / "clip.json"]
+    status, said, err = command(capsys, *words)
+    assert (status, err) == (0, "")
+    share = np.exp([2, 1, 0]) / np.exp([0, 1, 2, -1]).sum()
+    assert re.findall(r"^(\w+) +([\d.]+) %  (#+)$", said, re.MULTILINE) == [
+        (name, f"{100 * p:.2f}", "#" * round(40 * p)) for name, p in zip(("light", "grey", "dark"), share, strict=True)
+    ]
+    html = (out / "report.html").read_text(encoding="utf-8")
+    assert "motionspec: clip.avi: light" in html and "flow4, 1 of 4; full colour at" in html
+    assert html.count("<img") == 3 + 3 and "every operator" not in html and f"{100 * share[0]:.2f} %" in html
+    result = json.loads((tmp_path / "clip.json").read_text(encoding="utf-8"))
+    assert result["scores"] == pytest.approx({"dark": 0, "grey": 1, "light": 2, "other": -1})
+    assert sum(result["shares"].values()) == pytest.approx(1) and (result["frames"], result["views"]) == (9, 1)
+    assert result["run"]["sha256"] == hashlib.sha256((run_folder / "best.safetensors").read_bytes()).hexdigest()
+
+
+def test_frames_of_the_report_are_those_of_the_video():
+    from motionspec.cli.evaluate import frame_pictures
+
+    frames = np.random.default_rng(0).integers(0, 256, (3, 5, 6, 3))
+    for known in (TORCHVISION, dataclasses.replace(TORCHVISION, order=(2, 0, 1))):
+        values = (frames[..., known.order] - np.array(known.mean)) / np.array(known.scale)
+        clip = torch.tensor(values.transpose(3, 0, 1, 2), dtype=torch.float32)
+        pictures = frame_pictures(clip, View(size=8, frames=known))
+        assert np.array_equal(np.stack([p.rgb for p in pictures]), frames)
+
+
+def test_predict_of_a_video_of_one_frame(run_folder, tmp_path, capsys):
+    video = write_video(tmp_path / "still.avi", 40, frames=1)
+    status, said, err = command(capsys, "predict", video, "--run", run_folder, "-o", tmp_path / "out")
+    assert (status, said) == (2, "") and not (tmp_path / "out").exists()
+    assert err == f"motionspec: {video}: only one frame decodes and motion needs two; give a longer clip\n"
+
+
+# -- eval --------------------------------------------------------------------------------------------------------------
+
+
+def test_eval_prints_and_writes_all_that_repeats_it(run_folder, data, capsys):
+    status, said, err = command(capsys, "eval", run_folder, "--data", data, "--protocol", "10-crop", "--seed", "3")
+    assert (status, err) == (0, "")
+    assert "4 clips: top 1 50.00 %, mean over classes 50.00 %; chance 25.00 %" in said
+    assert re.search(r"^dark +2 +0 +0\.0000 +light \(2\)$", said, re.MULTILINE)
+    result = json.loads((run_folder / "eval" / "result.json").read_text(encoding="utf-8"))
+    (run,) = result["runs"]
+    assert run["sha256"] == hashlib.sha256((run_folder / "best.safetensors").read_bytes()).hexdigest()
+    assert run["config"] == json.loads((run_folder / "config.json").read_text(encoding="utf-8"))
+    assert (run["view"]["crops"], run["weight"], result["seed"], result["protocol"]) == (10, 1.0, 3, ["10-crop"])
+    assert (result["data"], result["part"]) == (str(data.resolve()), "test")
+    assert result["metrics"]["top_1"] == 0.5 and result["environment"]["torch"] == torch.__version__
+
+
+def test_eval_measures_what_the_trainer_measured(data, tmp_path, capsys):
+    recipe = dataclasses.replace(RECIPE, arguments={"width": 0.125, "classes": 2})
+    network = networks()["actionflownet"].build(**recipe.arguments)
+    train, test = (Clips(open_videos(data, train=part), recipe.view, train=part) for part in (True, False))
+    result = fit(recipe, network, train, test, run=tmp_path / "own", about={"classes": train.source.classes})
+    assert command(capsys, "eval", tmp_path / "own", "--data", data)[0] == 0
+    found = json.loads((tmp_path / "own" / "eval" / "result.json").read_text(encoding="utf-8"))
+    assert found["metrics"]["top_1"] == result.best and found["metrics"]["per_class_count"] == {"dark": 2, "light": 2}
+
+
+def test_eval_fuses_runs_with_weights(run_folder, data, tmp_path, capsys):
+    make_run(tmp_path / "other", bias=(3.0, 0.0, 0.0, 0.0))
+    for weight, right in (("0.5", "light"), ("1", "dark"), ("-1", "light")):
+        words = ["eval", run_folder, "--data", data, "--fuse", f"{tmp_path / 'other'}={weight}", "-o", tmp_path / "out"]
+        status, said, _ = command(capsys, *words)
+        assert status == 0 and re.search(rf"^{right} +2 +2 +1\.0000$", said, re.MULTILINE)
+    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    assert [run["weight"] for run in result["runs"]] == [1.0, -1.0]
+
+
+def test_eval_refuses_broken_videos_or_names_them(run_folder, data, capsys):
+    broken = data / "test" / "light" / "light1.avi"
+    broken.write_bytes(b"")
+    status, said, err = command(capsys, "eval", run_folder, "--data", data)
+    assert (status, said) == (2, "")
+    assert err == f"motionspec: {broken}: the file is empty; fetch it again\n"
+    status, said, _ = command(capsys, "eval", run_folder, "--data", data, "--broken", "skip")
+    assert status == 0 and "3 clips: top 1 33.33 %" in said
+    assert "skipped 1 of 4 clips; with them as wrong, top 1 is 25.00 %:" in said and str(broken) in said
+    result = json.loads((run_folder / "eval" / "result.json").read_text(encoding="utf-8"))
+    assert (result["clips"], result["judged"], result["skipped"][0]["clip"]) == (4, 3, "light/light1.avi")
+
+
+# -- what cannot be done -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("harm", "says"),
+    [
+        (lambda run: (run / "config.json").unlink(), r"run: no run in it \(config.json is missing\); name a folder"),
+        (lambda run: (run / "config.json").write_text("{"), r"config\.json is damaged, or of another version"),
+        (lambda run: (run / "config.json").write_text("[]"), r"config\.json is damaged, or of another version"),
+        (lambda run: (run / "best.safetensors").unlink(), r"best\.safetensors is missing"),
+        (lambda run: (run / "best.safetensors").write_bytes(b"x" * 9), r"best\.safetensors does not fit config.json"),
+        (lambda run: (run / "best.safetensors").write_bytes(b""), r"best\.safetensors does not fit config.json"),
+        (
+            lambda run: (run / "config.json").write_text(
+                (run / "config.json").read_text().replace('"classes": 4', '"classes": 5')
+            ),
+            r"best\.safetensors does not fit config.json.*fc.bias is \(4,\), not \(5,\)",
+        ),
+        (
+            lambda run: (run / "config.json").write_text((run / "config.json").read_text().replace(', "other"', "")),
+            r"expected scores of 3 classes, got 4",
+        ),
+    ],
+)
+def test_damaged_runs_in_one_line(harm, says, run_folder, data, tmp_path, capsys):
+    harm(run_folder)
+    video = data / "test" / "dark" / "dark0.avi"
+    for words in (["eval", run_folder, "--data", data], ["predict", video, "--run", run_folder, "-o", tmp_path / "o"]):
+        status, said, err = command(capsys, *words)
+        assert (status, said) == (2, "") and err.count("\n") == 1 and re.search(says, err), err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["eval", "RUN", "--data", "EMPTY"], "no folders with videos"),
+        (["eval", "RUN", "--data", "none"], "none: not a folder"),
+        (["eval", "RUN", "--data", "STRANGE"], "expected classes that the network knows, dark, grey, light and 1 more"),
+        (["eval", "RUN", "--data", "DATA", "--protocol", "5-crop"], "expected one of '25-segments', '10-crop'"),
+        (["eval", "RUN", "--data", "DATA", "--fuse", "RUN"], "expected RUN=WEIGHT, as in"),
+        (["eval", "RUN", "--data", "DATA", "--fuse", "none=1"], "none: no run in it"),
+        (["eval", "RUN", "--data", "DATA", "--fuse", "RUN=nan"], "expected a finite number other than 0, got nan"),
+        (["eval", "RUN", "--data", "DATA", "--device", "none"], "--device none: "),
+        (["predict", "none.avi", "--run", "RUN"], "none.avi: No such file or directory"),
+        (["predict", "EMPTY", "--run", "RUN"], "empty: Is a directory"),
+        (["predict", "VIDEO", "--run", "EMPTY"], "empty: no run in it"),
+        (["predict", "VIDEO", "--run", "RUN", "--json", "none/x.json"], "none/x.json: No such file or directory"),
+    ],
+)
+def test_mistakes_in_one_line(words, says, run_folder, data, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    for k in range(2):
+        write_video(tmp_path / "strange" / "jump" / f"{k}.avi", 9)
+    stand = {"RUN": "run", "DATA": "data", "EMPTY": "empty", "STRANGE": "strange", "VIDEO": "data/test/dark/dark0.avi"}
+    words = [re.sub("^[A-Z]+", lambda m: stand[m.group()], word) for word in words]
+    status, said, err = command(capsys, *words)
+    assert (status, said) == (2, "") and err.count("\n") == 1 and says in err, err

@@ -1,0 +1,204 @@
+"""The recipes: each trains a narrow network of its kind, each number has a source; `motionspec train`."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+from torch.utils.data import Dataset  # noqa: E402
+
+from motionspec.cli.main import main  # noqa: E402
+from motionspec.models.table import networks  # noqa: E402
+from motionspec.train import detection  # noqa: E402
+from motionspec.train.loop import fit  # noqa: E402
+from motionspec.train.recipes import RECIPES, Drops, changed  # noqa: E402
+
+
+class Made(Dataset):
+    """Two samples of the shape of a narrow network's, with all that a loss may ask for."""
+
+    def __init__(self, recipe):
+        (_, T, H, W), view = networks()[recipe.network].small_input, recipe.view
+        self.shape = (view.shape(train=True)[0], T, *((32, 64) if view.flow else (H, W)))
+        self.maps = T - (view.flow == "inside")
+        self.boxes = detection.Squares(2, 64) if recipe.data == "squares" else None
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, key):
+        if self.boxes is not None:
+            return self.boxes[key]
+        _, _, H, W = self.shape
+        g = torch.Generator().manual_seed(key[1])
+        flow = torch.randn(2, self.maps, H, W, generator=g)
+        flow[:, :, 0] = torch.nan
+        return {
+            "clip": torch.randn(self.shape, generator=g),
+            "label": torch.tensor(key[1]),
+            "flow": flow,
+            "known": ~flow[0].isnan(),
+            "target": torch.rand(3, H, W, generator=g),
+        }
+
+
+# One of each kind: network, modality, loss, what learns.
+KINDS = {
+    (recipe.network, recipe.view.modality, repr(one.loss), one.of, one.only, recipe.arguments.get("scheme")): (
+        recipe,
+        one,
+    )
+    for recipe in RECIPES.values()
+    if not recipe.name.startswith("motion-")
+    for one in recipe.stages
+}
+
+
+@pytest.mark.parametrize(("recipe", "one"), KINDS.values(), ids=lambda of: of.name)
+def test_a_stage_trains_all_that_it_says(tmp_path, recipe, one):
+    row = networks()[recipe.network]
+    arguments = {**row.arguments, **row.small, **recipe.arguments, **({"depth": 18} if "depth" in row.small else {})}
+    torch.manual_seed(0)
+    network = row.build(**arguments | {"width": row.small["width"]})
+    data = Made(recipe)
+    short = replace(recipe, batch=2, stages=(replace(one, length=1, unit="steps"),))
+    result = fit(short, network, data, data, run=tmp_path / "run", device="cpu")
+    assert set(result.measured) >= {"flow": {"epe"}, "squares": {"mAP"}}.get(recipe.data, set())
+    state = torch.load(tmp_path / "run" / "resume.pt", weights_only=True)["optimizer"]
+    learning = sum(len(group["params"]) for group in state["param_groups"])
+    reached = len(state["state"])  # what has no gradient has no state, and would stop DDP
+    assert reached == learning > 0
+
+
+@pytest.mark.parametrize(
+    "recipe", [r for r in RECIPES.values() if not r.name.startswith("motion-")], ids=lambda r: r.name
+)
+def test_each_number_has_a_source(recipe):
+    known = recipe.sources
+    asked = {"batch"} | ({"ema"} if recipe.ema else set())
+    for one in recipe.stages:
+        names = {"length", "lr", "optimizer", "loss" if one.name not in ("tsn", "action") else "lr"}
+        names |= {name for name in ("clip", "weight_decay") if getattr(one, name)}
+        names |= {"schedule"} if one.schedule != Drops() else set()
+        names |= {"momentum"} if one.optimizer == "sgd" else set()
+        asked |= {f"{one.name}.{name}" for name in names}
+    missing = {name for name in asked if name not in known and name.partition(".")[2] not in known}
+    missing = {name for name in missing if not (name.endswith(".loss") and recipe.network in ("repflow", "tsn"))}
+    assert not missing
+    settings = {"batch", "ema", "stages", "loss", "measure", "schedule", "own", "options", "flow"}
+    settings |= {"length", "lr", "optimizer", "momentum", "weight_decay", "clip"}
+    for name in known:
+        first, _, rest = name.partition(".")
+        known_name = (rest in settings and first in {s.name for s in recipe.stages}) or name in settings
+        view = first == "view" and hasattr(recipe.view, rest)
+        assert known_name or view or name in {**recipe.arguments, **networks()[recipe.network].arguments}, name
+
+
+def test_what_the_papers_print():
+    (tsn, off), batch = RECIPES["off-rgb"].stages, RECIPES["off-rgb"].batch
+    assert (batch, off.length, off.lr, off.schedule.at) == (128, 20_000, 0.02, (10_000, 15_000, 18_000))
+    assert RECIPES["off-flow"].stages[1].lr == 0.05 and tsn.of == "backbone"
+    (dc,) = RECIPES["disentangled-ucf101"].stages
+    network = networks()["disentangled"].build(classes=4, width=1 / 8)
+    rates = {group["name"]: group["lr"] for group in network.groups(lr=dc.lr)}
+    assert rates["static"] == 0.001 and rates["motion"] == rates["change"] == pytest.approx(0.005)
+    times = [0, 1500, 3000, 4499, 4500, 10_000, 16_000]
+    assert [dc.own["static"](t, dc.length) for t in times] == pytest.approx([1, 0.1, 0.01, 0.01, 0, 0, 0])
+    assert [dc.schedule(t, dc.length) for t in times] == pytest.approx([1, 1, 1, 1, 1, 0.1, 0.01])
+    assert (RECIPES["repflow"].ema, RECIPES["repflow"].view.length) == (0.999, 32)
+    assert RECIPES["actionflownet"].view.flow == "future" and RECIPES["actionflownet"].stages[0].lr == 3e-4
+
+
+def test_a_shorter_stage_keeps_the_shape_of_its_schedule():
+    short = changed(RECIPES["disentangled-ucf101"], "length", 180).stages[0]
+    assert short.schedule.at == pytest.approx((100, 160))
+    assert short.own["static"].at == pytest.approx((15, 30)) and short.own["static"].stop == pytest.approx(45)
+
+
+def test_settings():
+    recipe = RECIPES["off-rgb"]
+    assert changed(recipe, "off.lr", 0.5).stages[0] == recipe.stages[0]
+    assert changed(recipe, "off.lr", 0.5).stages[1].lr == 0.5
+    assert [one.lr for one in changed(recipe, "lr", 0.5).stages] == [0.5, 0.5]
+    assert changed(recipe, "view.size", 112).view.size == 112
+    assert changed(recipe, "network.width", 0.5).arguments["width"] == 0.5
+    assert changed(recipe, "batch", 8).batch == 8
+    for name in ("rate", "of.lr", "view.sizes", "off.batch", "network"):
+        with pytest.raises(ValueError, match=r"^off-rgb: setting: expected one of batch, ema, .*off\.lr.*, got "):
+            changed(recipe, name, 1)
+    for name, value in (("length", 0), ("lr", 0.0), ("lr", "fast"), ("batch", 0), ("ema", 1.5), ("optimizer", "lion")):
+        with pytest.raises((ValueError, TypeError), match=rf": {name}: expected "):
+            changed(recipe, name, value)
+
+
+# -- the command -------------------------------------------------------------------------------------------------------
+
+
+def command(capsys, *words):
+    status = main(["train", *map(str, words)])
+    return status, *capsys.readouterr()
+
+
+def test_the_recipes_are_listed_with_their_sources(capsys):
+    status, out, err = command(capsys, "--list")
+    assert (status, err) == (0, "")
+    _, _, *lines = out.split("\n\n")[0].splitlines()
+    assert [re.split(r" {2,}", line)[:2] for line in lines] == [[r.name, r.source] for r in RECIPES.values()]
+    status, out, err = command(capsys, "off-rgb", "--list")
+    assert (status, err) == (0, "") and re.search(r"^off\.lr +0\.02 +OFF18 §5\.1", out, re.M)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["off-rbg", "--data", "motion:tiny", "-o", "RUN"], r"no recipe 'off-rbg'. Did you mean off-rgb\? .*--list"),
+        (["off-rgb", "-o", "RUN"], r"name a recipe, --data and --out, as in "),
+        (["motion-off", "--data", "motion:huge", "-o", "RUN"], r"--data motion:huge: expected motion:tiny, "),
+        (["motion-off", "--data", "nowhere", "-o", "RUN"], r"nowhere: not a folder"),
+        (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "lr"], r"--set lr: expected NAME=VALUE"),
+        (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "rate=3"], r"motion-off: setting: expected one"),
+        (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "network.with=3"], r".*with"),
+        (
+            ["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "batch=7", "--accumulate", "2"],
+            r"batch 7: exp",
+        ),
+        (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--device", "gpu"], r"--device gpu: "),
+        (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--resume"], r".*RUN has no run to go on with"),
+        (["motion-off", "--data", "squares", "-o", "RUN"], r"--data squares: motion-off takes no squares: name a"),
+        (
+            ["off-rfcn", "--data", "motion:tiny", "-o", "RUN"],
+            r"--data motion:tiny: off-rfcn learns from --data squares",
+        ),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = command(capsys, *words)
+    assert (status, out) == (2, "") and err.count("\n") == 1
+    assert re.match(rf"motionspec: {says}", err), err
+    assert not (tmp_path / "RUN").exists()
+
+
+def test_a_run_by_the_command(tmp_path, capsys):
+    """Squares, the smallest data: trained, not overwritten, gone on with."""
+    words = ["off-rfcn", "--data", "squares", "-o", tmp_path / "run", "--device", "cpu"]
+    for setting in (
+        "network.width=0.0625",
+        "network.depth=18",
+        "network.blocks=1",
+        "network.k=2",
+        "length=2",
+        "batch=8",
+    ):
+        words += ["--set", setting]
+    status, out, err = command(capsys, *words)
+    assert (status, err) == (0, "")
+    assert re.match(r"2 steps: mAP [\d.e-]+; best mAP [\d.e-]+\n.*/run: config.json, ", out)
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["classes"] == ["red", "green", "blue"] and config["recipe"]["arguments"]["classes"] == 3
+    status, out, err = command(capsys, *words)
+    assert (status, out) == (2, "") and re.search(r"run exists: go on with its run by --resume, or name another", err)
+    status, out, err = command(capsys, *words, "--resume")
+    assert (status, err) == (0, "") and out.startswith("2 steps: mAP")
