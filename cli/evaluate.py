@@ -3,7 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from motionspec.cli.train import source, usable, with_flow
 from motionspec.data.clips import Clips, View
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import Videos
-from motionspec.train import evaluate
-from motionspec.train.evaluate import Scores, trained
+from motionspec.train import evaluate, objectives
+from motionspec.train.evaluate import Scores, Trained, trained
 from motionspec.train.runs import environment
 
 SHOWN = 20  # classes in the terminal
@@ -31,31 +31,46 @@ SHOWN = 20  # classes in the terminal
 
 def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     """`motionspec eval`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
-    usable(arguments.device)
-    runs = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
-    networks = [(trained(folder, arguments.checkpoint), weight) for folder, weight in runs]
-    found, about = [], []
-    for run, weight in networks:
+    device = usable(arguments.device)
+    named = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
+    runs = [(trained(folder, arguments.checkpoint), weight) for folder, weight in named]
+    options = {"workers": arguments.workers, "broken": arguments.broken, "device": device, "progress": progress}
+    about = {
+        name: getattr(arguments, name) for name in ("data", "split", "part", "protocol", "broken", "seed", "batch")
+    }
+    if not arguments.data.startswith("motion:"):
+        about["data"] = str(Path(arguments.data).resolve())
+    about |= {"workers": arguments.workers, "environment": environment()}
+    folder = Path(arguments.output or Path(arguments.run_folder) / "eval")
+
+    def clips(run: Trained) -> Clips:
         view = evaluate.protocol(run.view, arguments.protocol)
         data = source(arguments.data, view, arguments.part == "train", arguments.split)
-        scores = evaluate.score(
-            run.network,
-            Clips(data, view, train=False, seed=arguments.seed),
-            classes=run.classes,
-            batch=arguments.batch,
-            workers=arguments.workers,
-            device=arguments.device,
-            broken=arguments.broken,
-            progress=progress,
-        )
-        found.append((scores, weight))
-        about.append({**run.about, "weight": weight, "view": asdict(view)})
-    of = evaluate.fuse(found)
-    folder = Path(arguments.output or Path(arguments.run_folder) / "eval")
-    path = arguments.data if arguments.data.startswith("motion:") else str(Path(arguments.data).resolve())
-    names = ("split", "part", "protocol", "broken", "seed", "batch", "workers")
-    options = {name: getattr(arguments, name) for name in names}
-    evaluate.write(folder, of, {"runs": about, "data": path, **options, "environment": environment()})
+        return Clips(data, view, train=False, seed=arguments.seed)
+
+    data = [clips(run) for run, _ in runs]
+    about["runs"] = [
+        {**run.about, "weight": weight, "view": asdict(of.view)} for (run, weight), of in zip(runs, data, strict=True)
+    ]
+    first = runs[0][0]
+    if first.measure is not objectives.accuracy:
+        if arguments.fuse or arguments.protocol:
+            raise CannotRun("--fuse and --protocol are for classifiers; this run's recipe is measured by other numbers")
+        records, broken = evaluate.measured(first.network, data[0], first.measure, **options)
+        metrics = first.summary([*records.values()])
+        names = data[0].source.names
+        evaluate.write_measured(folder, names, records, broken, metrics, about)
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+        lines = [f"{len(records)} clips: {numbers}"]
+        if broken:
+            lines += [f"skipped {len(broken)} of {len(names)} clips:", *(f"  {why}" for why in broken.values())]
+        return [*lines, f"{folder.resolve()}: result.json, clips.csv"]
+    found = [
+        evaluate.score(run.network, of, classes=run.classes, batch=arguments.batch, **options)
+        for (run, _), of in zip(runs, data, strict=True)
+    ]
+    of = evaluate.fuse([(scores, weight) for scores, (_, weight) in zip(found, runs, strict=True)])
+    evaluate.write(folder, of, about)
     return said(of, folder)
 
 
@@ -67,6 +82,19 @@ def _weighted(text: str) -> tuple[str, float]:
         raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
 
 
+<<<<<<< HEAD
+=======
+def usable(device: str | None) -> str:
+    """The device, by default CUDA if there is any. Raises CannotRun where torch cannot compute on it."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
+        raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+>>>>>>> e70259480c1f7dbbab5266eda8cf834b1d246bc1
 def said(of: Scores, folder: Path) -> list[str]:
     """What the terminal shows of a result: the worst classes, the measures, what was skipped."""
     result = evaluate.classification(of)
@@ -93,10 +121,10 @@ def said(of: Scores, folder: Path) -> list[str]:
 
 def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     """`motionspec predict`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
-    usable(arguments.device)
+    device = usable(arguments.device)
     run = trained(arguments.run_folder, arguments.checkpoint)
     video = Path(arguments.video)
-    view = evaluate.protocol(run.view, arguments.protocol)
+    view = replace(evaluate.protocol(run.view, arguments.protocol), flow=None)  # no targets are needed
     videos = with_flow(Videos(video.parent, (video.name,), (NO_LABEL,), run.classes), view)
     progress(f"decoding {video.name}", 0, None)
     if (length := videos.length(0)) == 1:
@@ -104,13 +132,13 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     clip = Clips(videos, view, train=False, seed=arguments.seed)[0]["clip"]
     views = clip if clip.ndim == 5 else clip[None]
     progress("predicting", 0, None)
-    scores = evaluate.forward(run.network.to(arguments.device), [views], arguments.batch, arguments.device)
+    scores = evaluate.forward(run.network.to(device), [views], arguments.batch, device)
     evaluate.check(scores, run.classes, [video.name])
     shares = scores[0].softmax(0)
     top = [(run.classes[k], float(shares[k])) for k in shares.argsort(descending=True)[: arguments.top]]
     with torch.no_grad():
         network: Any = run.network
-        parts = {key: part.cpu() for key, part in network.parts(views[:1].to(arguments.device)).items()}
+        parts = {key: part.cpu() for key, part in network.parts(views[:1].to(device)).items()}
     of = "1 view" if len(views) == 1 else f"the mean of {len(views)} views"
     text = [
         f"{video.name}, {length} frames: {of} of {views.shape[2]} frames of {view.size} x {view.size} pixels; network "
@@ -121,7 +149,7 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True)
     pictures = [*frame_pictures(views[0], view), *map_pictures(parts)]
     ran = Ran(run.about["config"]["recipe"]["network"], text, pictures, top)
-    report = write_report(folder, f"{video.name}: {top[0][0]}", said_environment(arguments.device), network=ran)
+    report = write_report(folder, f"{video.name}: {top[0][0]}", said_environment(device), network=ran)
     if arguments.json is not None:
         result = {
             "motionspec": motionspec.__version__,

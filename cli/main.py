@@ -237,7 +237,9 @@ def _parser() -> argparse.ArgumentParser:
         epilog="example: motionspec eval rgb-run --data UCF-101 --protocol 25-segments,10-crop --fuse flow-run=0.5",
     )
     one.add_argument("run_folder", metavar="RUN", help="the folder of a run of `motionspec train`")
-    one.add_argument("--data", required=True, metavar="PATH", help="a data set, such as a folder of class folders")
+    one.add_argument(
+        "--data", required=True, metavar="PATH", help="the folder of a data set, or motion:tiny, small, medium, large"
+    )
     one.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="of UCF-101 and HMDB-51 (default: 1)")
     one.add_argument("--part", choices=("test", "train"), default="test", help="of the data (default: test)")
     one.add_argument(
@@ -291,7 +293,7 @@ def _judging(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="NAME[,NAME]",
         help="how a video is seen: 25-segments (OFF18 §4.3), 10-crop (TSN), both, or 64-random (AF18 §4.2); default: "
-        "as the recipe measures, its middle",
+        "as in training when it measures",
     )
     parser.add_argument(
         "--checkpoint", choices=("best", "last"), default="best", help="which weights of the run (default: best)"
@@ -300,7 +302,7 @@ def _judging(parser: argparse.ArgumentParser) -> None:
         "--batch", type=_positive(int), default=8, metavar="N", help="views in one forward pass (default: 8)"
     )
     parser.add_argument("--seed", type=_natural, default=0, metavar="S", help="of random crops (default: 0)")
-    parser.add_argument("--device", default="cpu", help="torch device (default: cpu)")
+    parser.add_argument("--device", help="torch device (default: CUDA if there is any)")
 
 
 def _natural(text: str) -> int:

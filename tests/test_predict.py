@@ -17,6 +17,7 @@ safetensors = pytest.importorskip("safetensors.torch")
 from motionspec.cli.main import main  # noqa: E402
 from motionspec.data.clips import Clips, View  # noqa: E402
 from motionspec.data.lists import open_videos  # noqa: E402
+from motionspec.data.motion import Motion, Size  # noqa: E402
 from motionspec.models.table import TORCHVISION, networks  # noqa: E402
 from motionspec.train import objectives  # noqa: E402
 from motionspec.train.loop import fit  # noqa: E402
@@ -151,6 +152,25 @@ def test_eval_measures_what_the_trainer_measured(data, tmp_path, capsys):
     assert command(capsys, "eval", tmp_path / "own", "--data", data)[0] == 0
     found = json.loads((tmp_path / "own" / "eval" / "result.json").read_text(encoding="utf-8"))
     assert found["metrics"]["top_1"] == result.best and found["metrics"]["per_class_count"] == {"dark": 2, "light": 2}
+
+
+def test_eval_of_a_run_that_learned_flow(tmp_path, capsys, monkeypatch):
+    size = Size(32, 6, train=1, test=1)
+    monkeypatch.setattr("motionspec.cli.train.Motion", lambda _, part: Motion(size, part, texture="noise"))
+    stage = dataclasses.replace(STAGE, loss=objectives.flow, measure=objectives.endpoint_error, higher=False)
+    view = dataclasses.replace(RECIPE.view, flow="future")
+    recipe = dataclasses.replace(RECIPE, stages=(stage,), view=view, arguments={"width": 0.125, "classes": None})
+    clips = [Clips(Motion(size, part, texture="noise"), view, train=False) for part in ("train", "test")]
+    network = networks()["actionflownet"].build(**recipe.arguments)
+    result = fit(recipe, network, *clips, run=tmp_path / "run", about={"classes": clips[0].source.classes})
+    status, said, _ = command(capsys, "eval", tmp_path / "run", "--data", "motion:small")
+    assert status == 0 and re.search(r"^13 clips: epe [\d.]+, outliers [\d.]+$", said, re.MULTILINE)
+    found = json.loads((tmp_path / "run" / "eval" / "result.json").read_text(encoding="utf-8"))
+    assert found["metrics"]["epe"] == pytest.approx(result.best, rel=1e-5)
+    rows = (tmp_path / "run" / "eval" / "clips.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0] == "clip,epe,outliers" and len(rows) == 14
+    status, _, err = command(capsys, "eval", tmp_path / "run", "--data", "motion:small", "--protocol", "10-crop")
+    assert status == 2 and "--fuse and --protocol are for classifiers" in err
 
 
 def test_eval_fuses_runs_with_weights(run_folder, data, tmp_path, capsys):

@@ -8,6 +8,7 @@ crops; the papers do not say so.
 
 import csv
 import hashlib
+import importlib
 import json
 import math
 import os
@@ -28,6 +29,7 @@ from motionspec.data.video import VideoError
 from motionspec.models.table import Frames, networks
 from motionspec.models.weights import load
 from motionspec.ops import losses, metrics
+from motionspec.train import objectives
 
 __all__ = [
     "PROTOCOLS",
@@ -92,15 +94,15 @@ class Scores:
 class Trained:
     """A network out of the folder of a run, in evaluation mode on the CPU.
 
-    view: how its clips are made. measure, summary: functions of `train.objectives` that its recipe is measured
-    by. about: what result.json says of it.
+    view: how its clips are made. measure, summary: functions of `train.objectives` that its last stage is
+    measured by. about: what result.json says of it.
     """
 
     network: nn.Module
     view: View
     classes: tuple[str, ...]
-    measure: str
-    summary: str
+    measure: Callable[[Any, objectives.Batch], objectives.Records]
+    summary: Callable[[objectives.Records], dict[str, float]]
     about: dict[str, Any]
 
 
@@ -122,10 +124,10 @@ def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained
         recipe, classes = config["recipe"], tuple(config["classes"])
         view = _tuples(recipe["view"])
         view = View(**view | {"frames": Frames(**view["frames"])})
-        last = recipe["stages"][-1]
+        measure, summary = (_function(recipe["stages"][-1][name]) for name in ("measure", "summary"))
         row = networks()[recipe["network"]]
         network = row.build(**row.arguments | _tuples(recipe["arguments"])).eval()
-    except (ValueError, TypeError, KeyError, IndexError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError) as error:
         raise ValueError(f"{where} is damaged, or of another version ({error!r}); train again") from error
     try:
         load(network, file)
@@ -137,7 +139,15 @@ def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "config": config,
     }
-    return Trained(network, view, classes, last["measure"], last["summary"], about)
+    return Trained(network, view, classes, measure, summary, about)
+
+
+def _function(name: str) -> Any:
+    """A function of the package by its full name."""
+    module, _, function = name.rpartition(".")
+    if not module.startswith("motionspec."):
+        raise ValueError(f"{name} is not of motionspec")
+    return getattr(importlib.import_module(module), function)
 
 
 def _tuples(value: Any) -> Any:
@@ -207,8 +217,7 @@ def score(
         if waiting:
             found.append(forward(network, waiting, batch, device))
     if not found:
-        got = f"{len(wrong)} broken" + "".join(f": {why}" for why in [*wrong.values()][:1])
-        raise ValueError(message("score", "clips", "at least one that can be read", got))
+        raise ValueError(message("score", "clips", "at least one that can be read", _none(wrong)))
     judged = torch.cat(found)
     check(judged, known, [source.names[k] for k in read])
     scores = judged.new_full((len(clips), len(known)), torch.nan)
@@ -261,6 +270,32 @@ def _samples(
             wrong[k] = sample
         if progress:
             progress("evaluating", k + 1, len(clips))
+
+
+def measured(
+    network: nn.Module,
+    clips: Any,
+    measure: Callable[[Any, objectives.Batch], objectives.Records],
+    *,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    broken: str = "raise",
+    progress: Progress | None = None,
+) -> tuple[dict[int, dict[str, Any]], dict[int, str]]:
+    """What else a recipe is measured by, such as end-point error or PSNR: a record of each clip that could be read.
+
+    measure: of `train.objectives`, called with one clip at a time. The second result and all else: as `score`.
+    """
+    choice("measured", "broken", broken, ("raise", "skip"))
+    count("measured", "workers", workers, 0)
+    wrong: dict[int, str] = {}
+    found: dict[int, dict[str, Any]] = {}
+    with torch.no_grad(), _judged(network, device):
+        for k, sample in _samples(clips, workers, broken, wrong, progress):
+            (found[k],) = measure(network, {name: value[None].to(device) for name, value in sample.items()})
+    if not found:
+        raise ValueError(message("measured", "clips", "at least one that can be read", _none(wrong)))
+    return found, wrong
 
 
 def fuse(runs: Sequence[tuple[Scores, float]]) -> Scores:
@@ -348,14 +383,37 @@ def write(folder: str | os.PathLike[str], of: Scores, about: Mapping[str, Any]) 
         ([name, of.classes[y], of.classes[p], *row.tolist()] for name, row, y, p in rows),
     )
     draw(out / "confusion.png", of.classes, matrix)
+    _result(out, about, of.names, of.broken, classification(of))
+
+
+def write_measured(
+    folder: str | os.PathLike[str],
+    names: Sequence[str],
+    found: Mapping[int, Mapping[str, Any]],
+    broken: Mapping[int, str],
+    metrics: Mapping[str, float],
+    about: Mapping[str, Any],
+) -> None:
+    """Write result.json and clips.csv of what `measured` gives, and of the metrics that a recipe makes of it."""
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    columns = [*next(iter(found.values()))]
+    _csv(out / "clips.csv", ["clip", *columns], ([names[k], *record.values()] for k, record in found.items()))
+    _result(out, about, names, broken, metrics)
+
+
+def _result(
+    out: Path, about: Mapping[str, Any], names: Sequence[str], broken: Mapping[int, str], metrics: Mapping[str, Any]
+) -> None:
     result = {
         **about,
-        "clips": len(of.names),
-        "judged": len(names),
-        "skipped": [{"clip": of.names[k], "why": why} for k, why in of.broken.items()],
-        "metrics": classification(of),
+        "clips": len(names),
+        "judged": len(names) - len(broken),
+        "skipped": [{"clip": names[k], "why": why} for k, why in broken.items()],
+        "metrics": metrics,
     }
-    (out / "result.json").write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    text = json.dumps(result, indent=2, allow_nan=False)
+    (out / "result.json").write_text(text + "\n", encoding="utf-8")
 
 
 def class_rows(of: Scores) -> Iterator[tuple[str, int, int, str, str]]:
@@ -396,6 +454,11 @@ def draw(path: Path, classes: Sequence[str], matrix: Tensor) -> None:
     right, total = int(matrix.trace()), int(matrix.sum())
     axes.set_title(f"{right} of {total} right ({100 * right / total:.1f} %)")
     figure.savefig(path, dpi=100)
+
+
+def _none(wrong: Mapping[int, str]) -> str:
+    """How many are broken, and why the first is."""
+    return f"{len(wrong)} broken" + "".join(f": {why}" for why in [*wrong.values()][:1])
 
 
 def _some(names: Sequence[str]) -> str:

@@ -98,14 +98,20 @@ def accuracy(network: Any, batch: Batch) -> Records:
 
 
 def endpoint_error(network: Any, batch: Batch) -> Records:
-    """Mean end-point error of the known pixels, in pixels of the frames, of the finest flow resized to them."""
+    """Mean end-point error and share of outliers of the known pixels, in pixels of the frames.
+
+    Of the finest flow, resized to the frames.
+    """
     found = network.parts(batch["clip"])["flow4"].float()
     target, known = batch["flow"], batch["known"][:, None]
     ratio = target.shape[-1] / found.shape[-1], target.shape[-2] / found.shape[-2]
     fine = torch.nn.functional.interpolate(found, target.shape[2:], mode="trilinear", align_corners=False)
     fine = fine * fine.new_tensor(ratio).reshape(2, 1, 1, 1)
-    each = zip(fine.split(1), target.split(1), known.split(1), strict=True)
-    return _records(epe=torch.stack([metrics.endpoint_error(f, t, mask=k) for f, t, k in each]))
+    each = [*zip(fine.split(1), target.split(1), known.split(1), strict=True)]
+    return _records(
+        epe=torch.stack([metrics.endpoint_error(f, t, mask=k) for f, t, k in each]),
+        outliers=torch.stack([metrics.outlier_rate(f, t, mask=k) for f, t, k in each]),
+    )
 
 
 def psnr(network: Any, batch: Batch) -> Records:
