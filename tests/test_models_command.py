@@ -27,6 +27,8 @@ def test_the_list_has_every_network_with_its_cost(capsys):
     # Published: BN-Inception 2.03 G multiply-adds a frame, of 7; ResNet-50 4.09 G, of 8, and 25.6 M with 1000 classes.
     assert rows["tsn"][1:3] == ["10.4 M", "28.4 G"]
     assert rows["resnet"][1:3] == ["24.3 M", "65.4 G"]
+    # 7 pairs of 64 channels, 224 x 224, see 21 x 21 offsets: 19.8 G beside the 65.2 G of the layers.
+    assert rows["disentangled"][2] == "85.0 G"
 
     status, marked, err = command(capsys, "--markdown")
     assert (status, err) == (0, "")
