@@ -11,8 +11,8 @@ if TYPE_CHECKING:  # the command starts without torch
     from motionspec.models.table import Network
 
 COUNTED = (
-    "Parameters at full size; floating-point operations of the convolutions and matrix products\n"
-    "for one clip (C, T, H, W), a multiply-add as two."
+    "Parameters at full size; floating-point operations for one clip (C, T, H, W) of convolutions, matrix\n"
+    "products, displacement maps and representation flow, a multiply-add as two."
 )
 
 
