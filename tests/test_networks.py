@@ -197,6 +197,7 @@ def test_bad_arguments_are_refused_in_one_form(name):
         known |= arguments
     wrong = dict.fromkeys({"width", "classes"} & known.keys(), 0)
     wrong |= {key: "nonsense" for key, value in known.items() if isinstance(value, str)}
+    wrong |= dict.fromkeys({"dropout", "spatial_dropout"} & known.keys(), 1.5)
     for argument, value in wrong.items():
         with pytest.raises(ValueError, match=FORM):
             row.build(**{**row.small, argument: value})
