@@ -82,19 +82,6 @@ def _weighted(text: str) -> tuple[str, float]:
         raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
 
 
-<<<<<<< HEAD
-=======
-def usable(device: str | None) -> str:
-    """The device, by default CUDA if there is any. Raises CannotRun where torch cannot compute on it."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
-        raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return device
-
-
->>>>>>> e70259480c1f7dbbab5266eda8cf834b1d246bc1
 def said(of: Scores, folder: Path) -> list[str]:
     """What the terminal shows of a result: the worst classes, the measures, what was skipped."""
     result = evaluate.classification(of)
