@@ -2,7 +2,7 @@
 
 import datetime
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ def key(row: Mapping[str, Any]) -> str:
     return json.dumps([row[part] for part in ("operator", "sizes", "options", "sweep", "dtype", "direction")])
 
 
-def save(folder: Path, device: str, rows: Iterable[Row]) -> Path:
-    """Write rows beside those that the file has, if it is of the same commit and environment; else begin it anew."""
+def save(folder: Path, device: str, rows: Iterable[Row], key: Callable[[Row], str] = key) -> Path:
+    """Write rows beside those that the file has, if it is of the same commit and environment; else begin it anew.
+
+    Rows of one key are the same.
+    """
     here = environment(device)
     path = folder / here["versions"]["motionspec"] / f"{slug(here['machine'])}--{slug(here['device'])}.json"
     kept: dict[str, Row] = {}

@@ -24,6 +24,7 @@ from motionspec.data.flow_pairs import FlowPairs, flying_chairs, kitti, middlebu
 from motionspec.data.frames import VID_CLASSES, FrameFolders, Snippets, imagenet_vid, read_objects, septuplets
 from motionspec.data.source import cache_folder
 from motionspec.data.video import Index, Info, VideoError, read_image
+from motionspec.flow import _opencv as opencv
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -67,6 +68,7 @@ def check(path: str, json_file: str | None, progress: Progress) -> tuple[str, in
         raise CannotRun(f"{path}: not a folder; give the folder of a data set, or one that has some")
     reports = []
     try:
+        opencv()
         for name, root in recognise(Path(path)):
             reports.append(report := Report(name, str(root)))
             try:
@@ -75,6 +77,8 @@ def check(path: str, json_file: str | None, progress: Progress) -> tuple[str, in
                 report.wrong("not read", [str(error)])
     except OSError as error:
         raise CannotRun(f"{error.filename}: {error.strerror}") from error
+    except ImportError as error:
+        raise CannotRun(str(error)) from error
     if not reports:
         raise CannotRun(
             f"{path}: no data set recognised here or two folders below; docs/data.md shows how each is laid out; "
@@ -129,11 +133,11 @@ def _pooled(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Any]:
     pool = ProcessPoolExecutor(os.cpu_count(), context, initializer=signal.signal, initargs=ignore)
     done = 0
     try:
-        for result in pool.map(task, items):
+        for result in pool.map(task, items, chunksize=8):
             yield result
             done += 1
     except BrokenProcessPool as error:
-        raise CannotRun(f"decoding crashed at {items[done]} or a few files later; take that file away") from error
+        raise CannotRun(f"decoding crashed at {items[done]} or soon after; take that file away") from error
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -180,12 +184,13 @@ def _check_videos(report: Report, root: Path, progress: Progress) -> None:
             named.setdefault(videos.root / name, []).append(part)
         twice = [name for name, n in Counter(videos.names).items() if n > 1]
         report.wrong("twice in a list", (f"{name}: in {part}" for name in twice))
-    both = [
-        f"{path}: in train{split} and test{split}"
+    both = (
+        f"{path}: in train{split} and {part}"
         for path, found in named.items()
         for split in ("", "1", "2", "3")
-        if {f"train{split}", f"test{split}"} <= {*found}
-    ]
+        for part in (f"test{split}", f"val{split}")
+        if {f"train{split}", part} <= {*found}
+    )
     report.wrong("in training and test", both)
 
     there = [path for path in named if path.is_file()]
@@ -257,7 +262,7 @@ def _about_classes(classes: Sequence[str], clips: Mapping[str, int]) -> str:
     numbers = [clips[name] for name in classes]
     text = f"classes: {len(classes)}; usable clips of one: {_span(numbers)}"
     if 0 in numbers:
-        text += f"; {numbers.count(0)} classes have none"
+        text += f"; classes without: {numbers.count(0)}"
     if len(classes) <= MANY_CLASSES:
         listed = ", ".join(f"{name} {clips[name]}" for name in classes)
         text += "\n" + textwrap.fill(listed, 100, initial_indent="  ", subsequent_indent="  ")

@@ -16,7 +16,7 @@ import motionspec
 from motionspec.cli.cases import DTYPES
 from motionspec.cli.check import Verdict, judge
 from motionspec.cli.inventory import ROOT, find, planned
-from motionspec.cli.networks import details, listing
+from motionspec.cli.networks import as_json, details, listing
 from motionspec.cli.results import judge_results
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.text import report, settings, table
@@ -68,7 +68,9 @@ def _parser() -> argparse.ArgumentParser:
         "models", help="the networks of the papers: parameters, FLOPs, input; one with its stages"
     )
     one.add_argument("name", nargs="?", metavar="NAME", help="a network such as tsn: its arguments and stage table")
-    one.add_argument("--markdown", action="store_true", help="the list as a Markdown table")
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="the list as a Markdown table")
+    form.add_argument("--json", action="store_true", help="all that is shown, as JSON")
     one.set_defaults(run=show_networks)
 
     one = commands.add_parser(
@@ -409,7 +411,10 @@ def show_networks(arguments: argparse.Namespace) -> int:
     """`motionspec models`."""
     if arguments.name is not None and arguments.markdown:
         raise CannotRun("--markdown is for the list: motionspec models --markdown")
-    print(listing(arguments.markdown) if arguments.name is None else details(arguments.name))
+    if arguments.json:
+        print(json.dumps(as_json(arguments.name), indent=1, ensure_ascii=False))
+    else:
+        print(listing(arguments.markdown) if arguments.name is None else details(arguments.name))
     return 0
 
 

@@ -11,8 +11,8 @@ if TYPE_CHECKING:  # the command starts without torch
     from motionspec.models.table import Network
 
 COUNTED = (
-    "Parameters at full size; floating-point operations of the convolutions and matrix products\n"
-    "for one clip (C, T, H, W), a multiply-add as two."
+    "Parameters at full size; floating-point operations for one clip (C, T, H, W) of convolutions, matrix\n"
+    "products, displacement maps and representation flow, a multiply-add as two."
 )
 
 
@@ -45,9 +45,9 @@ def sides(shape: tuple[int, ...]) -> str:
 def listing(markdown: bool) -> str:
     """All networks: source, parameters, operations, input."""
     rows = []
-    for row in known().values():
-        parameters, operations = row.cost()
-        rows.append([row.name, row.source, f"{parameters / 1e6:.1f} M", f"{operations / 1e9:.1f} G", sides(row.input)])
+    for row in as_json(None):
+        parameters, operations = f"{row['parameters'] / 1e6:.1f} M", f"{row['operations'] / 1e9:.1f} G"
+        rows.append([row["name"], row["source"], parameters, operations, sides(row["input"])])
     header = ["name", "source", "parameters", "FLOPs", "input"]
     if markdown:
         lines = [header, ["---"] * 5, *([f"`{name}`", *cells] for name, *cells in rows)]
@@ -61,7 +61,7 @@ def details(name: str) -> str:
     lines = []
     for argument, default in _arguments(row.build).items():
         own = f", here {row.arguments[argument]!r}" if argument in row.arguments else ""
-        lines.append(f"  {argument}" + ("" if default is inspect.Parameter.empty else f" = {default!r}") + own)
+        lines.append(f"  {argument} = {default!r}{own}")
     stages = [(stage.module, sides(stage.shape), stage.source) for stage in row.stages]
     return "\n".join(
         [
@@ -75,13 +75,34 @@ def details(name: str) -> str:
     )
 
 
+def as_json(name: str | None) -> Any:
+    """What `listing` shows, or, of one network, `details`; counts are not rounded."""
+    if name is None:
+        return [_cost(row) for row in known().values()]
+    row = find(name)
+    arguments = {**_arguments(row.build), **row.arguments}
+    stages = [{"module": stage.module, "shape": stage.shape, "source": stage.source} for stage in row.stages]
+    return {**_cost(row), "about": inspect.getdoc(row.build), "arguments": arguments, "stages": stages}
+
+
+def _cost(row: "Network") -> dict[str, Any]:
+    parameters, operations = row.cost()
+    return {
+        "name": row.name,
+        "source": row.source,
+        "parameters": parameters,
+        "operations": operations,
+        "input": row.input,
+    }
+
+
 def _arguments(build: Any) -> dict[str, Any]:
-    """Argument -> default; those that a class hands on to its base included."""
+    """Argument -> default; those that a class hands on to its base included, which have one: the others it gives."""
     found: dict[str, Any] = {}
     for function in getattr(build, "__mro__", (build,)):
         parameters = inspect.signature(function).parameters.values()
         for p in parameters:
-            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD):
+            if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD) and p.default is not p.empty:
                 found.setdefault(p.name, p.default)
         if not any(p.kind is p.VAR_KEYWORD for p in parameters):
             break

@@ -44,8 +44,7 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     recipe = find(arguments.recipe)
     for text in arguments.set:
         recipe = changed(recipe, *_setting(text))
-    if arguments.device is not None:
-        usable(arguments.device)
+    device = usable(arguments.device)
     train, test, about = samples(recipe, arguments.data, arguments)
     row = networks()[recipe.network]
     if "classes" in inspect.signature(row.build).parameters and "classes" not in recipe.arguments:
@@ -60,7 +59,7 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
             test,
             run=arguments.output,
             seed=arguments.seed,
-            device=arguments.device,
+            device=device,
             precision=arguments.precision,
             accumulate=arguments.accumulate,
             workers=arguments.workers,
@@ -144,12 +143,14 @@ def with_flow(of: Source, view: View) -> Source:
     return TVL1(of) if needed and not isinstance(of, FlowSource) else of
 
 
-def usable(device: str) -> None:
-    """Raises CannotRun where torch cannot compute on this device."""
+def usable(device: str | None) -> str:
+    """The device, by default CUDA if there is any. Raises CannotRun where torch cannot compute on it."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
         raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
+    return device
 
 
 def _setting(text: str) -> tuple[str, Any]:

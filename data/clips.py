@@ -10,6 +10,7 @@ A sample depends on (seed, epoch, index) and on nothing else: not on workers, or
 """
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -384,5 +385,6 @@ def loader(
 
 
 def _alone(worker: int) -> None:
-    """A worker process uses one thread: torch sees to its own, OpenCV takes all cores."""
+    """A worker process uses one thread: torch sees to its own, OpenCV and its FFmpeg take all cores."""
     _opencv().setNumThreads(0)
+    os.environ.setdefault("OPENCV_FFMPEG_THREADS", "1")

@@ -7,8 +7,8 @@ at random for each. The light goes up and down, by the same amount in all, but q
 a frame drawn at random from a clip of one class is distributed exactly as one from a clip of any other: pose,
 resampling, objects and brightness say nothing, only their change does. In all, the camera shakes.
 
-That is exact for a frame whose place in the clip is not known. To one who knows the place, zoom, shear and crossing
-tell a little: the last frame of a clip that zooms in is larger, on average, than that of one that zooms out.
+That is exact for a frame whose place in the clip is not known. To one who knows the place, turn, zoom, shear and
+crossing tell a little: the last frame of a clip that zooms in is larger, on average, than that of one that zooms out.
 
 A class is a direction, so mirrored or rotated clips are of other classes: train without flips.
 """
@@ -77,7 +77,7 @@ class Motion:
 
     size: a name in SIZES or a Size. split: "train" or "test". texture: "photographs", those of scikit-image, or
     "noise", which needs NumPy and SciPy alone. A clip is made when it is read, from (seed, split, i) and nothing else.
-    keep: it then stays in memory, with its flow where that is read too, 12 bytes a pixel; None: where that is below 1 GiB.
+    keep: it then stays in memory, 12 bytes a pixel if its flow is read too; None: where all take less than 1 GiB.
     Raises `Motion: argument: expected ..., got ...`, TypeError or ValueError; ModuleNotFoundError without scikit-image.
     """
 
@@ -175,14 +175,14 @@ class Motion:
         )
         swing = rng.uniform(0.05, 0.09) * side * np.sin(2 * np.pi * (clock("swing") / 4 + rng.uniform()))
         angle = rng.uniform(0, 2 * np.pi)
-        world = translation(x + swing * np.cos(angle), y + swing * np.sin(angle)) @ rotation(turn + rng.uniform(0, 360))
-        world = world @ zoom(np.exp(zoomed + rng.uniform(-0.2, 0.2))) @ shear(slope)
+        world = translation(x + swing * np.cos(angle), y + swing * np.sin(angle)) @ rotation(turn) @ shear(slope)
+        world = world @ zoom(np.exp(zoomed + rng.uniform(-0.2, 0.2))) @ rotation(rng.uniform(0, 360))
 
         cross, angle = path("cross", side / 2), rng.uniform(0, 2 * np.pi)
         layers = [Layer(self._texture(rng), world)]
         for way in (-1, 1):
             aside = way * (cross * np.cos(angle)), way * (cross * np.sin(angle))
-            layers.append(Layer(self._texture(rng), world @ translation(*aside), disc(rng.uniform(0.17, 0.23) * side)))
+            layers.append(Layer(self._texture(rng), world @ translation(*aside), disc(rng.uniform(0.2, 0.26) * side)))
 
         shaking = translation(*rng.normal(scale=side / 128, size=(2, T)))
         period = rng.uniform(2.2, 3.2) if running == "light" else rng.uniform(2, 4) * T

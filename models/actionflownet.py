@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from motionspec.checks import choice, count, message, positive
+from motionspec.checks import choice, count, message, positive, share
 from motionspec.models.resnet import ResNet, Trunk
 from motionspec.models.table import Network, Stage
 from motionspec.ops import losses
@@ -63,7 +63,7 @@ class ActionFlowNet(nn.Module):
         else:
             self.backbone = Trunk(depth=18, in_channels=6, width=width)
         self.decoder = _Decoder(self.backbone.channels, frames) if flow else None
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(share("ActionFlowNet", "dropout", dropout))
         self.fc = None
         if classes is not None:
             self.fc = nn.Linear(self.backbone.channels["layer4"], count("ActionFlowNet", "classes", classes))

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from motionspec.checks import choice, count, message, positive
+from motionspec.checks import choice, count, message, positive, share
 from motionspec.models.table import CAFFE, Network, Stage
 from motionspec.ops import losses
 from motionspec.ops.checks import given
@@ -165,7 +165,7 @@ class TSN(nn.Module):
         positive("TSN", "width", width)
         self.modality, self.partial_bn = modality, partial_bn
         self.backbone = BNInception(MODALITIES[modality], width=width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(share("TSN", "dropout", dropout))
         self.fc = nn.Linear(self.backbone.channels["inception_5b"], classes)
         nn.init.normal_(self.fc.weight, std=0.001)
         nn.init.zeros_(self.fc.bias)

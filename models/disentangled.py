@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from motionspec.checks import choice, count, message, positive, radii
+from motionspec.checks import choice, count, message, positive, radii, share
 from motionspec.models.bn_inception import BNInception
 from motionspec.models.layers import DisplacementMap, WarpedDifference
 from motionspec.models.table import CAFFE, Network, Stage
@@ -109,7 +109,7 @@ class Disentangled(nn.Module):
             self.warped_difference = WarpedDifference()
             inside = base.channels["conv1"] if of_features else 3
             self.change = BNInception(inside * pairs, stride=2 // stride, width=width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(share(name, "dropout", dropout))
         classifiers = {branch: nn.Linear(base.channels["inception_5b"], classes) for branch in chosen}
         for fc in classifiers.values():
             nn.init.normal_(fc.weight, std=0.001)

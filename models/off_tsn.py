@@ -1,6 +1,7 @@
 """The OFF network: temporal segments on BN-Inception, and the OFF sub-network on its maps (OFF18 §4, OFF20 §4)."""
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
@@ -9,13 +10,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from motionspec.checks import choice, count, message, positive
+from motionspec.checks import choice, count, message, positive, share
 from motionspec.models.bn_inception import MODALITIES, TSN
 from motionspec.models.layers import OFF
 from motionspec.models.table import CAFFE, Network, Stage
+from motionspec.models.weights import RENAMES
 from motionspec.ops import losses, off
 
-__all__ = ["GRADIENTS", "NETWORKS", "Assembly", "OFFNetwork"]
+__all__ = ["GRADIENTS", "NETWORKS", "Assembly", "OFFNetwork", "released"]
 
 GRADIENTS = ("both", "temporal", "spatial", "none")
 
@@ -57,6 +59,8 @@ class Assembly(nn.Module):
         if not four or not all(isinstance(w, Real) and math.isfinite(w) for w in fusion):
             expected = "4 finite numbers, for the backbone and levels 28, 14, 7, not all 0"
             raise ValueError(message(name, "fusion", expected, fusion))
+        share(name, "dropout", dropout)
+        share(name, "spatial_dropout", spatial_dropout)
         self.scheme, self.gradients, self.freeze, self.fusion = scheme, gradients, freeze, fusion
         self.backbone, self.first, self.last = backbone.requires_grad_(not freeze), taps["28"][0], taps["7"][-1]
         self.taps = [tap for names in taps.values() for tap in names]
@@ -289,7 +293,7 @@ class OFFNetwork(Assembly):
     dropout: before the classifiers; spatial_dropout: on spatial gradients, of single values (OFF18 §5.1; the released
       0.8). freeze: stage two of OFF18 §4.2, TSN with all its statistics stays as loaded, even in training, and is in
       inference mode (the released code leaves its first batch norm free). `motionspec.models.weights.load` loads it
-      into `network.backbone`, `load_off` the released weights into the whole. width multiplies all channels.
+      into `network.backbone`, with convert=`released` OFF18's weights into the whole. width multiplies all channels.
     Convolutions start as He's normal of fan-in with bias 0.2, classifiers at normal 0.001 and 0: the released code's.
 
     `parts`: "segments" (N, T, classes) and "backbone", their mean; for each level "off28" (N, channels, T-1, H', W'),
@@ -334,6 +338,65 @@ class OFFNetwork(Assembly):
             fusion=fusion,
             width=width,
         )
+
+
+# Of OFF18's released Caffe model (its layers, as "layer.weight", "layer.bias" ...), and of the PyTorch port of it.
+_RELEASED = (
+    (r"[/-]", "_"),
+    *RENAMES,
+    (r"^fc\.", "backbone.fc."),
+    (r"^(conv[12]|inception_\w\w)\.", r"backbone.backbone.\1."),
+    (r"^motion_conv_gen_", "unit.temporal.inception_"),
+    (r"^motion_spatial_down_", "unit.spatial.inception_"),
+    (r"^(unit\.\w+\.inception_3[ab]\.)", r"off.28.\1"),
+    (r"^(unit\.\w+\.inception_(?:3c|4\w)\.)", r"off.14.\1"),
+    (r"^(unit\.\w+\.inception_5\w\.)", r"off.7.\1"),
+    (r"^(motion_conv\w*_trans|fc_action_motion)\.", r"\1_7."),  # the last level's have no number
+    (r"^fc_action_motion_(\d+)\.", r"off.\1.fc."),
+    (r"^motion_conv_trans_(\d+)\.", r"off.\1.reduce."),
+    (r"^motion_conv_(?:branch|expand)(?:_trans)?_(\d+)a?\.", r"off.\1.blocks.0.branch."),
+    (r"^motion_conv(\d)_trans_(\d+)a?\.", r"off.\2.blocks.0.conv\1."),
+    (r"^motion_conv(\d)_trans_(\d+)b\.", r"off.\2.blocks.1.conv\1."),
+    (r"^motion_conv(\d)_trans_(\d+)c\.", r"off.\2.blocks.2.conv\1."),
+)
+_SPATIAL = r"(module\.)?motion_spatial_grad_\w+\.(weight|bias)"
+_CROSS = ((0.0, 1.0, 0.0), (-1.0, 0.0, 1.0), (0.0, -1.0, 0.0))  # right - left + up - down
+
+
+def released(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Weights that OFF18 released under the names of ours, for `models.weights.load(..., convert=released)`.
+
+    state: names and tensors, Caffe's or those of the PyTorch port. They fit OFFNetwork(scheme="released"), for flow and
+    RGB differences with gradients="temporal". The 3 x 3 kernels of the spatial gradients, which the network has no
+    weights for, are left out; they must be the fixed ones, right - left + up - down without bias. A dense kernel will
+    do if its channels do not mix. The port learns them unless told not to: such a file is refused. The network computes
+    as the Caffe model does; the port has two ReLUs elsewhere (the released code).
+    Raises `released: state: expected ..., got ...`, ValueError.
+    """
+    kernels = [name for name in state if re.fullmatch(_SPATIAL, name)]
+    others = [name for name in kernels if not _fixed(state[name])]
+    if others:
+        expected = "the fixed kernels 0 1 0, -1 0 1, 0 -1 0 on each channel alone, without bias"
+        raise ValueError(message("released", "state", expected, f"others: {', '.join(others)}"))
+    out: dict[str, Tensor] = {}
+    for name in state.keys() - set(kernels):
+        ours = name
+        for pattern, replacement in _RELEASED:
+            ours = re.sub(pattern, replacement, ours)
+        if ours in out:
+            raise ValueError(message("released", "state", "names that stay different when renamed", name))
+        out[ours] = state[name]
+    return out
+
+
+def _fixed(value: Tensor) -> bool:
+    """Whether that is the released cross gradient, depthwise (C, 1, 3, 3) or dense (C, C, 3, 3), or a bias of zeros."""
+    if value.ndim != 4:
+        return value.ndim == 1 and not value.any()
+    cross = torch.tensor(_CROSS, dtype=value.dtype)
+    C, I = value.shape[:2]  # noqa: E741
+    mixing = torch.eye(C, dtype=value.dtype) if I == C else torch.ones(C, 1, dtype=value.dtype)
+    return torch.equal(value, mixing[:, :, None, None] * cross)
 
 
 def supervised(network: Any, clip: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from motionspec.checks import choice, count, message, odd, positive
+from motionspec.checks import choice, count, message, odd, positive, share
 from motionspec.models.table import Network, Stage
 from motionspec.ops import losses, pool3d
 from motionspec.ops.checks import given
@@ -87,6 +87,9 @@ class Trunk(nn.Module):
             self.conv1 = _convolution(kind, inside, base, 7, stride=2, time=stem_time)
             self.bn1 = _norm(kind, base)
             inside = self.channels["conv1"] = self.channels["pool1"] = base
+        if shift and inside < 8:
+            expected = "so much that the maps to shift, of which an eighth goes each way, have at least 8 channels"
+            raise ValueError(message(name, "width" if stem else "in_channels", expected, f"{inside} channels"))
         for k, number in enumerate(units, start=1):
             outside = base * 2 ** (k - 1) * (4 if deep else 1)
             dilation = 2 if k == 4 and output_stride == 16 else 1
@@ -153,7 +156,7 @@ class ResNet(Trunk):
     def __init__(self, classes: int = 400, *, dropout: float = 0.0, **options: Any):
         super().__init__(**options)
         count(type(self).__name__, "classes", classes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(share(type(self).__name__, "dropout", dropout))
         self.fc = nn.Linear(self.channels["layer4"], classes)
 
     def head(self, features: Tensor) -> dict[str, Tensor]:

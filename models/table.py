@@ -1,5 +1,6 @@
 """The networks of the papers as data: what `tests/test_networks.py` builds, walks and compares, one row a network."""
 
+import contextlib
 import importlib
 import importlib.util
 from collections.abc import Callable, Mapping
@@ -10,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from motionspec.models.layers import DisplacementMap, RepresentationFlow
+from motionspec.operations import OPERATIONS
 from motionspec.ops import losses
 
 __all__ = ["CAFFE", "STEMS", "TORCHVISION", "UNIT", "Frames", "Network", "Stage", "networks", "operations"]
@@ -109,10 +112,37 @@ class Network:
 
 
 def operations(network: nn.Module, clip: Tensor) -> int:
-    """Floating-point operations of a forward's convolutions and matrix products, a multiply-add as two (torch's)."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    """Floating-point operations of a forward, a multiply-add as two.
+
+    Those of convolutions and matrix products, as torch counts them; those of displacement maps and representation flow
+    as `motionspec.operations` does, whichever implementation runs.
+    """
+    more, before = 0, []
+    with FlopCounterMode(display=False) as counter, torch.no_grad(), contextlib.ExitStack() as hooks:
+
+        def enter(layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            before.append(counter.get_total_flops())
+
+        def leave(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            nonlocal more
+            more += _of(layer, inputs[0].shape) - (counter.get_total_flops() - before.pop())
+
+        for layer in network.modules():
+            if isinstance(layer, DisplacementMap | RepresentationFlow):
+                hooks.enter_context(layer.register_forward_pre_hook(enter))
+                hooks.enter_context(layer.register_forward_hook(leave))
         network(clip)
-    return counter.get_total_flops()
+    return counter.get_total_flops() + more
+
+
+def _of(layer: nn.Module, clip: torch.Size) -> int:
+    """Of an operator's layer on a clip."""
+    N, C, T, H, W = clip
+    sizes: dict[str, Any] = {"N": N * (T - 1), "C": C, "H": H, "W": W}
+    if isinstance(layer, RepresentationFlow):
+        return OPERATIONS["tvl1.representation_flow"](sizes | {"n_iter": layer.n_iter})[0]
+    assert isinstance(layer, DisplacementMap)
+    return OPERATIONS["costvol.displacement_map"](sizes | {"radius": layer.radius})[0]
 
 
 def networks() -> dict[str, Network]:

@@ -1,4 +1,4 @@
-"""Weights from a file, by the names that torchvision, tsn-pytorch, TSM and OFF publish; nothing is downloaded."""
+"""Weights from a file, by the names that torchvision, tsn-pytorch and TSM publish; nothing is downloaded."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from motionspec.checks import message
 
-__all__ = ["OFF_RENAMES", "RENAMES", "Report", "inflated", "load", "load_off", "mean_over_colours"]
+__all__ = ["RENAMES", "Report", "inflated", "load", "mean_over_colours"]
 
 # Published name -> ours, one after the other.
 RENAMES = (
@@ -22,28 +22,6 @@ RENAMES = (
     (r"^(conv[12]|inception_\w\w)_(\w+)_bn\.", r"\1.\2.bn."),
     (r"^(conv[12]|inception_\w\w)_(\w+)\.", r"\1.\2.conv."),
 )
-
-# Of OFF18's released Caffe model (its layers, as "layer.weight", "layer.bias" ...), and of the PyTorch port of it.
-OFF_RENAMES = (
-    (r"[/-]", "_"),
-    *RENAMES,
-    (r"^fc\.", "backbone.fc."),
-    (r"^(conv[12]|inception_\w\w)\.", r"backbone.backbone.\1."),
-    (r"^motion_conv_gen_", "unit.temporal.inception_"),
-    (r"^motion_spatial_down_", "unit.spatial.inception_"),
-    (r"^(unit\.\w+\.inception_3[ab]\.)", r"off.28.\1"),
-    (r"^(unit\.\w+\.inception_(?:3c|4\w)\.)", r"off.14.\1"),
-    (r"^(unit\.\w+\.inception_5\w\.)", r"off.7.\1"),
-    (r"^(motion_conv\w*_trans|fc_action_motion)\.", r"\1_7."),  # the last level's have no number
-    (r"^fc_action_motion_(\d+)\.", r"off.\1.fc."),
-    (r"^motion_conv_trans_(\d+)\.", r"off.\1.reduce."),
-    (r"^motion_conv_(?:branch|expand)(?:_trans)?_(\d+)a?\.", r"off.\1.blocks.0.branch."),
-    (r"^motion_conv(\d)_trans_(\d+)a?\.", r"off.\2.blocks.0.conv\1."),
-    (r"^motion_conv(\d)_trans_(\d+)b\.", r"off.\2.blocks.1.conv\1."),
-    (r"^motion_conv(\d)_trans_(\d+)c\.", r"off.\2.blocks.2.conv\1."),
-)
-_SPATIAL = r"(module\.)?motion_spatial_grad_\w+\.(weight|bias)"
-_CROSS = ((0.0, 1.0, 0.0), (-1.0, 0.0, 1.0), (0.0, -1.0, 0.0))  # right - left + up - down
 
 
 @dataclass(frozen=True)
@@ -109,7 +87,8 @@ def load(
     A batch norm's count of batches may be missing, as in old files.
 
     renames: (regular expression, replacement), applied in turn to the names in the file.
-    convert: makes names and tensors of those in the file (without the dropped) before that, `repflow.released` for one.
+    convert: makes names and tensors of those in the file (without the dropped) before that: `off_tsn.released` and
+      `repflow.released` for what the authors of these papers published.
     Returns what was done. Raises `load: argument: expected ..., got ...`, ValueError, with all that does not fit, or
     FileNotFoundError. No code in the file is run.
 
@@ -167,42 +146,6 @@ def load(
         kept=tuple(kept),
         dropped=tuple(dropped),
     )
-
-
-def load_off(
-    network: nn.Module,
-    file: str | PathLike[str],
-    *,
-    keep: Sequence[str] = (),
-    drop: Sequence[str] = (),
-) -> Report:
-    """`load` for the weights that OFF18 released, Caffe's or those of the PyTorch port.
-
-    They fit OFFNetwork(scheme="released"), for flow and RGB differences with gradients="temporal". The file's 3 x 3
-    kernels of the spatial gradients must be the fixed ones, right - left + up - down without bias, which the network
-    has no weights for; a dense kernel will do if its channels do not mix. The port learns them unless told not to: such
-    a file is refused. The network computes as the Caffe model does; the port has two ReLUs elsewhere (the released
-    code).
-    Returns and raises as `load`, and ValueError `load_off: file: ...` for other kernels.
-    """
-    given = _read(file)
-    kernels = [name for name in given if re.fullmatch(_SPATIAL, name)]
-    others = [name for name in kernels if not _fixed(given[name])]
-    if others:
-        expected = "the fixed kernels 0 1 0, -1 0 1, 0 -1 0 on each channel alone, without bias"
-        raise ValueError(message("load_off", "file", expected, f"others: {_some(others)}"))
-    drop = [*drop, _SPATIAL] if kernels else drop
-    return load(network, file, keep=keep, drop=drop, renames=OFF_RENAMES)
-
-
-def _fixed(value: Tensor) -> bool:
-    """Whether that is the released cross gradient, depthwise (C, 1, 3, 3) or dense (C, C, 3, 3), or a bias of zeros."""
-    if value.ndim != 4:
-        return value.ndim == 1 and not value.any()
-    cross = torch.tensor(_CROSS, dtype=value.dtype)
-    C, I = value.shape[:2]  # noqa: E741
-    mixing = torch.eye(C, dtype=value.dtype) if I == C else torch.ones(C, 1, dtype=value.dtype)
-    return torch.equal(value, mixing[:, :, None, None] * cross)
 
 
 def _read(file: str | PathLike[str]) -> dict[str, Tensor]:

@@ -1,19 +1,21 @@
 """What the kernels that numba compiles for the CPU share (`ops/*_numba.py`): how to compile and how to share out work.
 
-Threads are Python's, as many as `torch.get_num_threads()`: a kernel holds no lock while it runs. Not `prange`: of
-numba's threading layers "workqueue" ends the process where two threads of the caller meet, and "omp" where a forked
-process, as a DataLoader's, comes to it after its parent did.
+Threads are those of torch's own OpenMP team, as many as `torch.get_num_threads()`; Python's where torch has another
+runtime, or in a forked process, in which OpenMP hangs. A kernel holds no lock while it runs. Not `prange`: of numba's
+threading layers "workqueue" ends the process where two threads of the caller meet, and "omp" where a forked process, as
+a DataLoader's, comes to it after its parent did.
 
 The first call of a kernel for each dtype compiles it, which the logger "motionspec" announces; the result is cached
 beside its file or in the user's cache folder. Where neither can be written, each process compiles again.
 """
 
+import ctypes
 import functools
-import itertools
 import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numba
@@ -88,14 +90,53 @@ def share(run: Callable[..., None], pieces: int, threads: int, *arguments: Any) 
     show in the result.
     """
     threads = max(1, min(torch.get_num_threads(), pieces, threads))
-    bounds = [pieces * k // threads for k in range(threads + 1)]
-    rest = [
-        _pool(os.getpid(), threads - 1).submit(run, *arguments, low, high)
-        for low, high in itertools.pairwise(bounds[1:])
-    ]
-    run(*arguments, 0, bounds[1])
-    for piece in rest:
-        piece.result()
+
+    def one(k: int) -> None:
+        run(*arguments, pieces * k // threads, pieces * (k + 1) // threads)
+
+    if threads == 1:
+        one(0)
+    elif _OPENMP is not None and os.getpid() == _PROCESS:
+        _in_team(one, threads)
+    else:
+        list(_pool(os.getpid(), threads).map(one, range(threads)))
+
+
+def _openmp() -> Any:
+    """The OpenMP runtime that torch was linked with, found among what its library depends on; None where it has another
+    interface than GNU's.
+    """
+    try:
+        library = ctypes.CDLL(str(next(Path(torch.__file__).parent.glob("lib/libtorch_cpu.*"))))
+        library.GOMP_parallel.restype = None
+    except (StopIteration, OSError, AttributeError):
+        return None
+    return library
+
+
+_OPENMP = _openmp()
+_PROCESS = os.getpid()
+_MEMBER = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
+
+
+def _in_team(one: Callable[[int], None], threads: int) -> None:
+    """one(k) for each k below threads, in torch's own team: its members wait in a loop for the next call, about a
+    millisecond long, and would take the cores from threads of ours.
+    """
+    failed: list[BaseException] = []
+
+    def member(_: None) -> None:
+        try:
+            # The runtime may give fewer members than it was asked for.
+            for k in range(_OPENMP.omp_get_thread_num(), threads, _OPENMP.omp_get_num_threads()):
+                one(k)
+        except BaseException as error:  # nothing may leave a member; KeyboardInterrupt too is raised again below
+            failed.append(error)
+
+    # Of torch's number, for a team of another size would have members ended, and started again by torch.
+    _OPENMP.GOMP_parallel(_MEMBER(member), None, torch.get_num_threads(), 0)
+    if failed:
+        raise failed[0]
 
 
 @functools.cache

@@ -100,9 +100,10 @@ def batch_norm(
     given = dict(zip(wanted, tensors(name, impl, **wanted), strict=True))
     positive(name, "eps", eps)
     a = given.pop("x")
-    c = {word: tensor.reshape(-1, *[1] * (a.ndim - 2)) for word, tensor in given.items()}
-    y = (a - c["mean"]) * (torch.rsqrt(c["var"] + eps) * c.get("weight", 1.0)) + c.get("bias", 0.0)
-    return y.to(x.dtype)
+    scale = torch.rsqrt(given["var"] + eps) * given.get("weight", 1.0)
+    shift = given.get("bias", 0.0) - given["mean"] * scale
+    per_channel = (-1, *[1] * (a.ndim - 2))
+    return torch.addcmul(shift.reshape(per_channel), a, scale.reshape(per_channel)).to(x.dtype)  # once over x
 
 
 def max_pool(

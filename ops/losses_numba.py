@@ -12,75 +12,125 @@ import torch
 from torch import Tensor
 
 from motionspec.ops.checks import widened
-from motionspec.ops.compiled import kernel, part, share
+from motionspec.ops.compiled import apart, kernel, part, share
 from motionspec.ops.losses import register
 
-_BLOCK = 2048  # pixels of a sample that are worked on at a time; a power of 2
+_BLOCK = 2048  # pixels of a sample that are worked on at a time
 _PIXELS = 1e4  # that a thread has, at least
 
 
 @part
-def _difference(f, g, mask, u, v, pixels, blocks, piece):
-    """Of one block of a sample, into `u` and `v`: 0 where it is not valid. Where it begins, and how many pixels it has.
-
-    `f` and `g` are samples of two planes; without elements, `mask` masks nothing.
-    """
-    first = piece % blocks * _BLOCK
-    count, at = min(_BLOCK, pixels - first), piece // blocks * 2 * pixels + first
-    for out, place in ((u, at), (v, at + pixels)):
-        a, b = f[place:], g[place:]
-        for j in range(count):
-            out[j] = a[j] - b[j]
-        if mask.size:
-            valid = mask[piece // blocks * pixels + first :]
-            for j in range(count):
-                out[j] = out[j] if valid[j] else f.dtype.type(0)
-    return at, count
+def _place(mask, pixels, blocks, piece):
+    """Of a block: where it begins and ends in the first plane of its sample, and its part of the mask, if any."""
+    sample, first = piece // blocks, piece % blocks * _BLOCK
+    last = min(first + _BLOCK, pixels)
+    at = 2 * sample * pixels
+    return at + first, at + last, mask[sample * pixels + first : sample * pixels + last] if mask.size else mask
 
 
 @part
-def _unit(u, v, one):
+def _unit(u, v):
     """The larger component and the length divided by it, the difference so divided.
 
     Divided before it is squared: no square under- or overflows. Where the difference is 0: 1, 0, 0, 0.
     """
     largest = abs(u) if abs(u) > abs(v) else abs(v)
-    largest = one if largest == 0 else largest
+    largest = type(u)(1) if largest == 0 else largest
     u, v = u / largest, v / largest
     return largest, np.sqrt(u * u + v * v), u, v
+
+
+@part
+def _odd(length):
+    """1 where a square in it may have under- or overflown; a length of 0 is none of these only where it is truly 0."""
+    low, high = type(length)(2.0**-60), type(length)(2.0**60)
+    return np.int32(0) if length > low and length < high else np.int32(1)
+
+
+# Of one block each, f0 and f1 its part of the two planes. All four maps in one loop: one pair after the other has half
+# of the memory's bandwidth. False where a difference is odd: then `_careful_...` of the block.
+
+
+@apart
+def _lengths(f0, f1, g0, g1, lengths):
+    odd = np.int32(0)
+    for j in range(lengths.size):
+        u, v = f0[j] - g0[j], f1[j] - g1[j]
+        lengths[j] = np.sqrt(u * u + v * v)
+        odd += _odd(lengths[j])
+    return odd == 0
+
+
+@apart
+def _careful_lengths(f0, f1, g0, g1, lengths):
+    for j in range(lengths.size):
+        largest, root, _, _ = _unit(f0[j] - g0[j], f1[j] - g1[j])
+        lengths[j] = largest * root
+
+
+@apart
+def _directions(f0, f1, g0, g1, scale, x, y):
+    odd = np.int32(0)
+    for j in range(x.size):
+        u, v = f0[j] - g0[j], f1[j] - g1[j]
+        root = np.sqrt(u * u + v * v)
+        inverse = 1 / root
+        x[j], y[j] = scale * (u * inverse), scale * (v * inverse)
+        odd += _odd(root)
+    return odd == 0
+
+
+@apart
+def _careful_directions(f0, f1, g0, g1, scale, x, y):
+    for j in range(x.size):
+        _, root, u, v = _unit(f0[j] - g0[j], f1[j] - g1[j])
+        root = type(u)(1) if root == 0 else root
+        x[j], y[j] = scale * (u / root), scale * (v / root)
+
+
+@apart
+def _masked(values, mask):
+    for j in range(mask.size):
+        values[j] = values[j] if mask[j] else type(values[j])(0)
+
+
+@apart
+def _add(sums, values):
+    """To one sum each, in turn."""
+    for k in range(values.size // sums.size):
+        for j in range(sums.size):
+            sums[j] += values[k * sums.size + j]
+    for j in range(values.size % sums.size):
+        sums[j] += values[values.size // sums.size * sums.size + j]
 
 
 @kernel
 def _sums(f, g, mask, sums, pixels, blocks, low, high):
     """Of the distances of each block."""
-    one = f.dtype.type(1)
-    u, v, distances = np.empty(_BLOCK, f.dtype), np.empty(_BLOCK, f.dtype), np.empty(_BLOCK, np.float64)
+    lengths, lanes = np.empty(_BLOCK, f.dtype), np.empty(64)
     for piece in range(low, high):
-        _, count = _difference(f, g, mask, u, v, pixels, blocks, piece)
-        for j in range(count):
-            largest, root, _, _ = _unit(u[j], v[j], one)
-            distances[j] = largest * root
-        distances[count:] = 0
-        half = _BLOCK // 2
-        while half:
-            for j in range(half):
-                distances[j] += distances[half + j]
-            half //= 2
-        sums[piece] = distances[0]
+        at, end, valid = _place(mask, pixels, blocks, piece)
+        here = lengths[: end - at]
+        maps = f[at:end], f[at + pixels : end + pixels], g[at:end], g[at + pixels : end + pixels]
+        if not _lengths(*maps, here):
+            _careful_lengths(*maps, here)
+        _masked(here, valid)
+        lanes[:] = 0
+        _add(lanes, here)
+        sums[piece] = lanes.sum()
 
 
 @kernel
 def _backward(f, g, mask, out, scale, pixels, blocks, low, high):
     """The unit vector of each difference times `scale`; 0 at distance 0 and outside the mask."""
-    one = f.dtype.type(1)
-    u, v = np.empty(_BLOCK, f.dtype), np.empty(_BLOCK, f.dtype)
     for piece in range(low, high):
-        at, count = _difference(f, g, mask, u, v, pixels, blocks, piece)
-        x, y = out[at:], out[at + pixels :]
-        for j in range(count):
-            _, root, a, b = _unit(u[j], v[j], one)
-            root = one if root == 0 else root
-            x[j], y[j] = scale * (a / root), scale * (b / root)
+        at, end, valid = _place(mask, pixels, blocks, piece)
+        maps = f[at:end], f[at + pixels : end + pixels], g[at:end], g[at + pixels : end + pixels]
+        x, y = out[at:end], out[at + pixels : end + pixels]
+        if not _directions(*maps, scale, x, y):
+            _careful_directions(*maps, scale, x, y)
+        _masked(x, valid)
+        _masked(y, valid)
 
 
 def _flat(tensor: Tensor) -> np.ndarray:

@@ -17,16 +17,29 @@ def gradual(clip: Tensor, *, spatial: str = "3x3", impl: str = "auto") -> Tensor
     """
     choice("pool3d.gradual", "spatial", spatial, ("3x3", "none"))
     (a,) = tensors("pool3d.gradual", impl, clip=(clip, "N C T H W"))
-    if spatial == "3x3":  # not max_pool3d, whose backward is not deterministic on CUDA
-        short = [max(3 - side, 0) for side in (a.shape[4], a.shape[3])]  # it knows no window larger than the map
-        if any(short):
-            a = F.pad(a, (0, short[0], 0, short[1]), value=-torch.inf)
-        a = F.max_pool2d(a.flatten(1, 2), 3, 2, ceil_mode=True).unflatten(1, a.shape[1:3])
-    if a.shape[2] % 2:
-        a = F.pad(a, (0, 0, 0, 0, 0, 1), value=-torch.inf)
+    pooled = _in_one(a, spatial) if a.device.type == "cpu" else _space_then_time(a, spatial)
+    return pooled.to(clip.dtype)
+
+
+def _in_one(a: Tensor, spatial: str) -> Tensor:
+    sides = (2, 3, 3) if spatial == "3x3" else (2, 1, 1)
+    return F.max_pool3d(_filled(a, sides), sides, tuple(min(k, 2) for k in sides), ceil_mode=True)
+
+
+def _space_then_time(a: Tensor, spatial: str) -> Tensor:
+    """The same without max_pool3d, whose backward is not deterministic on CUDA."""
+    if spatial == "3x3":
+        a = F.max_pool2d(_filled(a, (1, 3, 3)).flatten(1, 2), 3, 2, ceil_mode=True).unflatten(1, a.shape[1:3])
+    a = F.pad(a, (0, 0, 0, 0, 0, a.shape[2] % 2), value=-torch.inf)
     first, second = a[:, :, ::2], a[:, :, 1::2]
     # torch.maximum would halve the derivative at a tie.
-    return torch.where((first >= second) | first.isnan(), first, second).to(clip.dtype)
+    return torch.where((first >= second) | first.isnan(), first, second)
+
+
+def _filled(a: Tensor, sides: tuple[int, ...]) -> Tensor:
+    """At least of these sides: torch's pooling knows no window larger than the map."""
+    short = [max(k - length, 0) for k, length in zip(sides, a.shape[2:], strict=True)]
+    return F.pad(a, (0, short[2], 0, short[1], 0, short[0]), value=-torch.inf) if any(short) else a
 
 
 def late(clip: Tensor, *, impl: str = "auto") -> Tensor:

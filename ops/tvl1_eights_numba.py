@@ -22,8 +22,11 @@ _U = np.uintp  # an index that cannot be negative needs no check
 
 
 @apart
-def _row(upper, below, above, here, rho, hx, hy, limit, w):
-    """(5) of the row `upper`, whose next is `below`, and (2)-(4) of the row `here`, whose last is `above`."""
+def _row(upper0, upper, below, above0, here0, here, rho, hx, hy, limit, w):
+    """(5) of the row `upper`, whose next is `below`, and (2)-(4) of the row `here`, whose last is `above`.
+
+    Those with a 0 are of the state before, and may be the same rows: what is written is not read in the same call.
+    """
     ax, bx, ay, by, r, epsilon, one = w[0], w[1], w[2], w[3], w[4], w[6], w.dtype.type(1)
     V = _U(LANES)
     for x in range(_U(rho.size) // V):
@@ -38,26 +41,26 @@ def _row(upper, below, above, here, rho, hx, hy, limit, w):
             scale_v = one + r * np.sqrt(vx * vx + vy * vy + epsilon)
             by_both = one / (scale_u * scale_v)
             by_u, by_v = by_both * scale_v, by_both * scale_u
-            upper[k + _U(2) * V] = (upper[k + _U(2) * V] + r * ux) * by_u
-            upper[k + _U(3) * V] = (upper[k + _U(3) * V] + r * uy) * by_u
-            upper[k + _U(4) * V] = (upper[k + _U(4) * V] + r * vx) * by_v
-            upper[k + _U(5) * V] = (upper[k + _U(5) * V] + r * vy) * by_v
-            u, v = here[k], here[k + V]
+            upper[k + _U(2) * V] = (upper0[k + _U(2) * V] + r * ux) * by_u
+            upper[k + _U(3) * V] = (upper0[k + _U(3) * V] + r * uy) * by_u
+            upper[k + _U(4) * V] = (upper0[k + _U(4) * V] + r * vx) * by_v
+            upper[k + _U(5) * V] = (upper0[k + _U(5) * V] + r * vy) * by_v
+            u, v = here0[k], here0[k + V]
             c = rho[i] + hx[i] * u + hy[i] * v
             c = limit[i] if c > limit[i] else c  # NaN stays
             c = -limit[i] if c < -limit[i] else c
-            across = ax * here[left + _U(2) * V] + bx * here[k + _U(2) * V]
-            here[k] = u + ((across + ay * above[k + _U(3) * V] + by * here[k + _U(3) * V]) - c * hx[i])
-            across = ax * here[left + _U(4) * V] + bx * here[k + _U(4) * V]
-            here[k + V] = v + ((across + ay * above[k + _U(5) * V] + by * here[k + _U(5) * V]) - c * hy[i])
+            across = ax * here0[left + _U(2) * V] + bx * here0[k + _U(2) * V]
+            here[k] = u + ((across + ay * above0[k + _U(3) * V] + by * here0[k + _U(3) * V]) - c * hx[i])
+            across = ax * here0[left + _U(4) * V] + bx * here0[k + _U(4) * V]
+            here[k + V] = v + ((across + ay * above0[k + _U(5) * V] + by * here0[k + _U(5) * V]) - c * hy[i])
     last = _U(6) * _U(rho.size)
     for lane in range(_U(2) * V):
         here[last + _U(6) * V + lane] = here[last + lane]
 
 
 @part
-def _iterate(s, planes, S, n, dual, w):
-    """n iterations of the state, without the dual step of the last unless `dual`."""
+def _iterate(s0, s, planes, S, n, dual, w):
+    """n iterations from the state s0 to s, without the dual step of the last unless `dual`; s0 is s, or n is 1."""
     H = len(s) - 3
     spare, period = H + 2, max(H, 3)  # a row's dual step is two rows behind
     for q in range(n * period + 2 * dual):
@@ -73,7 +76,7 @@ def _iterate(s, planes, S, n, dual, w):
                 below = spare
             end = i + S - LANES
             constants = planes[0, i:end], planes[1, i:end], planes[2, i:end], planes[3, i:end]
-            _row(s[k], s[below], s[above], s[here], *constants, w)
+            _row(s0[k], s[k], s[below], s0[above], s0[here], s[here], *constants, w)
 
 
 @apart
@@ -196,7 +199,7 @@ def forward(maps1, maps2, flow, w, n, low, high):
         first = eight * LANES
         prepare(maps1, maps2, first, LANES, planes, f[0], f[1], w)
         s[:] = 0
-        _iterate(s, planes, S, n, False, w)
+        _iterate(s, s, planes, S, n, False, w)
         for y in range(H):
             for m in range(first, min(first + LANES, len(maps1))):
                 for k in range(2):
@@ -212,9 +215,8 @@ def backward(maps1, maps2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, hig
     S = (W + 1) * LANES
     planes, f = np.zeros((7, (H + 2) * S), w.dtype), np.zeros((7, (H + 2) * S), w.dtype)
     bar, d = _mixed(H, W, w.dtype), np.zeros((4, (W + 2) * 4 * LANES), w.dtype)
-    size = bar.size
     marked = np.zeros(((n + k - 1) // k, *bar.shape), w.dtype)  # every k-th state
-    kept = np.zeros((min(k, n), *bar.shape), w.dtype)  # those from one that is marked to before the next
+    kept = np.zeros((max(min(k, n) - 1, 0), *bar.shape), w.dtype)  # those between one that is marked and the next
     grow, by_r, ones = (
         np.zeros((H + 1, W * 5 * LANES), w.dtype),
         np.zeros((2, W * LANES), w.dtype),
@@ -225,8 +227,8 @@ def backward(maps1, maps2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, hig
         first, count = eight * LANES, min(LANES, len(maps1) - eight * LANES)
         prepare(maps1, maps2, first, LANES, planes, f[0], f[1], w)
         for j in range(1, len(marked)):
-            copy(marked[j].reshape(size), marked[j - 1].reshape(size))
-            _iterate(marked[j], planes, S, k, True, w)
+            _iterate(marked[j - 1], marked[j], planes, S, 1, True, w)
+            _iterate(marked[j], marked[j], planes, S, k - 1, True, w)
         bar[:], grow[:], by_r[:], found[:] = 0, 0, 0, 0
         for y in range(H):
             for m in range(first, first + count):
@@ -236,11 +238,9 @@ def backward(maps1, maps2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, hig
                         cells[x] = line[x]
         for t in range(n - 1, -1, -1):
             if t == n - 1 or t % k == k - 1:  # those of this stretch
-                copy(kept[0].reshape(size), marked[t // k].reshape(size))
                 for i in range(1, t % k + 1):
-                    copy(kept[i].reshape(size), kept[i - 1].reshape(size))
-                    _iterate(kept[i], planes, S, 1, True, w)
-            s = kept[t % k]
+                    _iterate(kept[i - 2] if i > 1 else marked[t // k], kept[i - 1], planes, S, 1, True, w)
+            s = kept[t % k - 1] if t % k else marked[t // k]
             if numbers and t > 0:  # the first dual fields are 0
                 for y in range(H):
                     of_row[:] = 0

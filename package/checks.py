@@ -82,6 +82,15 @@ def positive(operator: str, argument: str, value: object, below: float = math.in
     return float(value)
 
 
+def share(operator: str, argument: str, value: object) -> float:
+    """Raise TypeError or ValueError unless `value` is a number from 0 to 1; return it."""
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(message(operator, argument, "a number", type(value).__name__))
+    if not 0 <= float(value) <= 1:
+        raise ValueError(message(operator, argument, "a number from 0 to 1", value))
+    return float(value)
+
+
 def some(operator: str, argument: str, N: int) -> None:
     """Raise ValueError if a mean over the N samples of `argument` is asked for and there is none."""
     if N == 0:

@@ -18,6 +18,11 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes longest in one piece comes first: as the last, it would leave the other processes idle."""
+    items.sort(key=lambda item: item.path.name != "test_resources.py")
+
+
 @pytest.fixture(scope="session")
 def realdata() -> Path:
     """The folder of real clips and flow pairs ($MOTIONSPEC_REALDATA); the test is skipped where there is none."""

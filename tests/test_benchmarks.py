@@ -20,6 +20,7 @@ from compare import compared, install, text  # noqa: E402
 from measure import Others, peak, ratio, slug, spread, times  # noqa: E402
 from networks import CASES, Case, built  # noqa: E402
 from networks import outcome as network_outcome  # noqa: E402
+from networks import run as run_networks  # noqa: E402
 from peers import Peer, judged, peers, taken  # noqa: E402
 from progress import left, missed  # noqa: E402
 from report import beside, outcome, report, slope, slopes, slower, targets  # noqa: E402
@@ -498,3 +499,25 @@ def test_the_networks_that_are_timed_can_be_built_and_are_held_to_their_targets(
     slow = {"value": 11, "rows": [row, {"plain": {"high": 3.0}}]}
     assert network_outcome(speed, slow, "cuda") == "MISSED: not 4 x plain float32"
     assert network_outcome(speed, slow, "cpu") == network_outcome(speed, None, "cuda") == "not measured here"
+
+
+def test_a_network_that_fails_does_not_end_the_run_and_what_was_measured_is_kept(tmp_path, monkeypatch, capsys):
+    def measured(name, arguments, clip, batch, device, beside):
+        if name == "breaks":
+            raise RuntimeError("no memory\nand much more")
+        spent = {"median": 0.1, "low": 0.1, "high": 0.2, "rounds": 5}
+        row = {"seconds": spent, "clip": [1, 3, *clip], "dtype": "float32", "operations": 10**9, "others": None}
+        return row | {key: spread([3.0]) for key in beside} | {"peak": {"fast": None}}
+
+    monkeypatch.setattr("networks.measured", measured)
+    monkeypatch.setattr("networks.rate", lambda device, dtype: 1e11)
+    monkeypatch.setattr("results.environment", lambda device: a_file()["environment"])
+    cases = [Case(name, ((name, {}),), (2, 8, 8), cpu=cpu) for name, cpu in (("a", ("plain",)), ("breaks", ()))]
+    cases.append(Case("b", (("b", {}), ("a", {})), (2, 8, 8)))
+    kept, lines, failed = run_networks(cases, "cpu", tmp_path)
+    assert failed == ["breaks: RuntimeError: no memory"] and [line[0] for line in lines] == [*kept] == ["a", "b"]
+    assert [line[5:7] for line in lines] == [["x 3.00", "-"], ["x 3.00", "x 3.00"]]
+    assert len(capsys.readouterr().err.splitlines()) == 3
+    (path,) = tmp_path.rglob("*.json")
+    assert path.parts[-3] == "networks"
+    assert [row["case"] for row in json.loads(path.read_text())["rows"]] == ["a", "b"]

@@ -127,15 +127,27 @@ def test_workers_do_not_show(start):
         same(one, other)
 
 
-@FORKS
-def test_a_worker_uses_one_thread():
-    threads = next(iter(loader(Threads(), Epochs(1, 1, train=False), workers=1, multiprocessing_context="fork")))
-    assert threads == {"torch": 1, "opencv": 1}
-
-
 class Threads(torch.utils.data.Dataset):
+    def __init__(self, video):
+        self.video = str(video)
+
     def __getitem__(self, key):
-        return {"torch": torch.get_num_threads(), "opencv": cv2.getNumThreads()}
+        capture = cv2.VideoCapture(self.video, cv2.CAP_FFMPEG)
+        assert capture.isOpened()
+        decoding = int(capture.get(cv2.CAP_PROP_N_THREADS))
+        return {"torch": torch.get_num_threads(), "opencv": cv2.getNumThreads(), "decoding": decoding}
+
+
+@FORKS
+def test_a_worker_uses_one_thread(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENCV_FFMPEG_THREADS", raising=False)
+    video = cv2.VideoWriter(str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"XVID"), 25, (64, 48))
+    video.write(np.zeros((48, 64, 3), np.uint8))
+    video.release()
+    dataset = Threads(tmp_path / "a.avi")
+    assert dataset[0]["decoding"] > 1 or torch.multiprocessing.cpu_count() == 1
+    threads = next(iter(loader(dataset, Epochs(1, 1, train=False), workers=1, multiprocessing_context="fork")))
+    assert threads == {"torch": 1, "opencv": 1, "decoding": 1}
 
 
 @pytest.mark.parametrize("train", [True, False])

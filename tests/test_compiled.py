@@ -1,6 +1,8 @@
 """What kernels compiled by numba share: threads, and the word about compiling."""
 
 import logging
+import sys
+import threading
 
 import numpy as np
 import pytest
@@ -21,11 +23,21 @@ def double(a, out, low, high):
         out[i] = _twice(a[i])
 
 
-@pytest.fixture
-def threads():
+@pytest.fixture(params=["torch's team", "own threads"])
+def threads(request, monkeypatch):
+    if request.param == "own threads":
+        monkeypatch.setattr(compiled, "_OPENMP", None)
+    elif compiled._OPENMP is None:
+        pytest.skip("torch has no OpenMP with GNU's interface here")
     before = torch.get_num_threads()
     yield torch.set_num_threads
     torch.set_num_threads(before)
+
+
+def test_torch_s_wheels_for_linux_have_a_team_to_share():
+    if sys.platform != "linux":
+        pytest.skip("GNU's OpenMP is that of torch's wheels for Linux")
+    assert compiled._OPENMP is not None
 
 
 @pytest.mark.parametrize("pieces", [0, 1, 2, 7])
@@ -44,15 +56,24 @@ def test_no_more_threads_than_are_asked_for(threads):
     assert sorted(shares) == [(0, 4), (4, 8)]
 
 
-def test_an_error_in_a_thread_is_raised(threads):
+def test_threads_are_as_many_and_not_all_the_caller(threads):
+    threads(3)
+    meet = threading.Barrier(3, timeout=20)
+    compiled.share(lambda low, high: meet.wait(), 3, 3)
+
+
+@pytest.mark.parametrize("where", [0, 1])
+def test_an_error_in_a_thread_is_raised(threads, where):
+    """In that of the caller as in another; the next call works."""
     threads(2)
 
     def fails(low, high):
-        if low:
+        if low == where:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
         compiled.share(fails, 2, 2)
+    test_no_more_threads_than_are_asked_for(threads)
 
 
 def test_compiling_is_announced_once(caplog, threads, tmp_path, monkeypatch):

@@ -200,6 +200,7 @@ def test_imagenet_vid(check, tmp_path):
             else:
                 cv2.imwrite(str(folder / f"{t:06}.JPEG"), np.zeros((6, 8, 3), np.uint8))
     shutil.rmtree(root / "Annotations" / "VID" / "val" / "b")
+    shutil.copytree(root / "Data" / "VID" / "val" / "a", root / "Data" / "VID" / "test" / "c")  # without boxes
     (sets := root / "ImageSets" / "VID").mkdir(parents=True)
     (sets / "val.txt").write_text("a/000000 1\na/000001 2\na/000002 3\n")
     (sets / "train_1.txt").write_text("ILSVRC2015_VID_train_0000/x 1\n")
@@ -239,6 +240,27 @@ def test_it_cannot_run(tmp_path, capsys, folders):
         assert out == "" and err.startswith("motionspec: ") and words in err and err.count("\n") == 1
 
 
+def test_kinetics(check, tmp_path, good):
+    root = tmp_path / "kinetics"
+    (root / "clips").mkdir(parents=True)
+    shutil.copy(good, root / "clips" / "aaaaaaaaaaa_000003_000013.avi")
+    rows = "label,youtube_id,time_start,time_end,split\nabseiling,aaaaaaaaaaa,3,13,x\n"
+    (root / "val.csv").write_text(rows)
+    (root / "train.csv").write_text(rows + "arm wrestling,bbbbbbbbbbb,1,11,train\n")
+    status, text, found = check(root)
+    assert status == 1 and "usable clips of one: 0 to 1, median 0.5; classes without: 1\n" in text
+    assert problems(found) == {
+        "in training and test": [f"{root}/clips/aaaaaaaaaaa_000003_000013.avi: in train and val"],
+        "missing": [f"{root}/train/arm wrestling/bbbbbbbbbbb_000001_000011.mp4: no such file, named in train"],
+    }
+
+
+def test_without_opencv(folders, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "cv2", None)
+    assert main(["data", "check", str(folders)]) == 2
+    assert "pip install 'motionspec[video]'" in capsys.readouterr().err
+
+
 def test_a_name_that_is_not_utf8(check, folders):
     try:
         (folders / "run" / "\udcff.avi").write_bytes(b"x")
@@ -253,7 +275,7 @@ def test_many_files_in_several_processes():
     calls = []
     assert [*data.scan(len, items, "x", lambda *call: calls.append(call))] == [*range(1, data.POOL + 1)]
     assert calls == [("x", n, data.POOL) for n in range(data.POOL + 1)]
-    with pytest.raises(data.CannotRun, match="decoding crashed at 0 or a few files later; take that file away"):
+    with pytest.raises(data.CannotRun, match="decoding crashed at 0 or soon after; take that file away"):
         list(data.scan(os._exit, [0] * data.POOL, "x", lambda *_: None))
 
 
@@ -273,7 +295,8 @@ def test_real_data(check, realdata, folder, name, usable, kinds):
 
 
 def test_all_data_sets_in_a_folder(check, folders, tmp_path):
-    shutil.copytree(folders, tmp_path / "other" / "deeper")
+    shutil.copytree(folders, tmp_path / "other" / "deeper")  # not looked into: there is a data set above
+    shutil.copytree(folders, tmp_path / "1" / "2" / "3" / "too deep")
     (tmp_path / "other" / "sep_testlist.txt").touch()
     shutil.copytree(folders, tmp_path / "last" / "train")
     _, _, found = check(tmp_path)

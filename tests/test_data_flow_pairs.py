@@ -74,6 +74,9 @@ def test_sintel(tmp_path):
     assert [values(source, i) for i in (0, 1)] == [(1, 2, 1, 48), (2, 3, 2, 45)]  # the invalid are not known
     assert source.occluded(1) is None and source.occluded(0).sum() == 3 * 2  # and the occluded are
     assert [values(sintel(top, "final"), i)[:2] for i in (0, 1)] == [(101, 102), (102, 103)]
+    picture(top / "invalid" / "alley" / "frame_0002.png", 0, (H, W + 1))
+    with pytest.raises(VideoError, match=r"frame_0002.png: the mask is \(6, 9\) and the flow \(6, 8\)"):
+        source.flow(1)
     with pytest.raises(ValueError, match="render"):
         sintel(tmp_path, "fin")
 

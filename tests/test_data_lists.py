@@ -42,9 +42,9 @@ def clips(videos):
 
 @pytest.fixture
 def ucf(tmp_path):
-    """Classes in another order than by name, CRLF, a test list without classes, one split."""
+    """Classes in another order than by name, CRLF, a byte order mark, a test list without classes, one split."""
     write(tmp_path / "lists" / "classInd.txt", "1 Swim\r\n2 Archery\r\n")
-    write(tmp_path / "lists" / "trainlist01.txt", "Swim/v_a.avi 1\r\nArchery/v b.avi 2\r\n")
+    write(tmp_path / "lists" / "trainlist01.txt", "\ufeffSwim/v_a.avi 1\r\nArchery/v b.avi 2\r\n")
     write(tmp_path / "lists" / "testlist01.txt", "Archery/v_c.avi\r\n\r\n")
     return touch(tmp_path, "UCF/Swim/v_a.avi", "UCF/Archery/v b.avi")
 
@@ -168,7 +168,7 @@ def k400(tmp_path):
         tmp_path / "annotations" / "train.csv",
         header + 'abseiling,-3B32lodo2M,59,69,train,0\n"baking, cookies",aaaaaaaaaaa,3,13,train,0\n',
     )
-    write(tmp_path / "annotations" / "validate.csv", header + "abseiling,bbbbbbbbbbb,100,110,val,0\n")
+    write(tmp_path / "annotations" / "validate.csv", "\ufeff" + header + "abseiling,bbbbbbbbbbb,100,110,val,0\n")
     write(tmp_path / "annotations" / "test.csv", "youtube_id,time_start,time_end,split\nccccccccccc,1,11,test\n")
     return touch(tmp_path, "train/abseiling/-3B32lodo2M_000059_000069.mp4", "val/bbbbbbbbbbb.webm")
 

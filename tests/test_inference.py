@@ -7,7 +7,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from motionspec.models import OFF  # noqa: E402
+from motionspec.models import OFF, DisplacementMap  # noqa: E402
 from motionspec.models.inference import TOLERANCE, Inference, Streaming  # noqa: E402
 from motionspec.models.table import networks  # noqa: E402
 
@@ -78,6 +78,12 @@ def test_compiled_agrees_too(mode):
     again = first.clone()
     fast(0 * clip)
     assert torch.equal(first, again)  # what was returned stays
+
+
+def test_the_channels_are_innermost_where_there_are_convolutions():
+    for network, last in ((Tiny().conv, True), (DisplacementMap(1), False)):
+        clip = Inference(network, (1, 3, 2, 5, 7), compile=False).clip
+        assert clip.is_contiguous(memory_format=torch.channels_last_3d) == last != clip.is_contiguous()
 
 
 def test_bad_arguments_are_refused():

@@ -14,7 +14,8 @@ torch = pytest.importorskip("torch")
 
 import exports  # noqa: E402
 
-from motionspec.models.table import STEMS, networks  # noqa: E402
+from motionspec.models import DisplacementMap, RepresentationFlow  # noqa: E402
+from motionspec.models.table import STEMS, networks, operations  # noqa: E402
 from motionspec.models.tables import ABLATIONS  # noqa: E402
 
 each_network = pytest.mark.parametrize("name", networks())
@@ -196,6 +197,7 @@ def test_bad_arguments_are_refused_in_one_form(name):
         known |= arguments
     wrong = dict.fromkeys({"width", "classes"} & known.keys(), 0)
     wrong |= {key: "nonsense" for key, value in known.items() if isinstance(value, str)}
+    wrong |= dict.fromkeys({"dropout", "spatial_dropout"} & known.keys(), 1.5)
     for argument, value in wrong.items():
         with pytest.raises(ValueError, match=FORM):
             row.build(**{**row.small, argument: value})
@@ -234,6 +236,17 @@ def test_the_page_of_exports_has_every_network_and_what_the_limits_allow():
     for name, *numbers in cells:
         for number, (_, most) in zip(numbers, exports.FORMS.values(), strict=True):
             assert float(number) < most, name
+
+
+@pytest.mark.parametrize("device", ["meta", "cpu"])  # the eager operators; kernels, where they are installed
+def test_operations_are_those_of_layers_and_operators_whichever_runs(device):
+    layers = (torch.nn.Conv3d(3, 8, 1), DisplacementMap((2, 1)), RepresentationFlow(n_iter=3))
+    clip = torch.empty(2, 3, 4, 6, 7, device=device)
+    found = operations(torch.nn.Sequential(*layers).to(device), clip)
+    frame, pairs = 6 * 7, 2 * 3
+    flow = 60 * 3 * (2 * 2 * 2) * frame  # of 2 channels between 3 maps each
+    assert found == 2 * 2 * 4 * 3 * 8 * frame + 2 * pairs * 8 * (5 * 3) * frame + flow
+    assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in layers)
 
 
 def test_every_row_of_the_ablation_tables_can_be_built():

@@ -72,6 +72,24 @@ def test_gradual_is_max_pool3d_where_the_window_fits():
     assert torch.equal(ops.gradual(x), want)
 
 
+@pytest.mark.parametrize("spatial", ["3x3", "none"])
+@pytest.mark.parametrize("size", [(1, 1, 1), (2, 2, 5), (3, 5, 4), (4, 6, 7)])
+def test_gradual_is_the_same_on_devices_without_max_pool3d(size, spatial):
+    """In value and gradient, at ties and NaN too."""
+    torch = pytest.importorskip("torch")
+    from motionspec.ops import pool3d
+
+    found = []
+    for run in (pool3d._in_one, pool3d._space_then_time):
+        x = torch.tensor(np.random.default_rng(0).integers(0, 3, (2, 2, *size)).astype(float))
+        x[0, 0, 0, 0, 0] = np.nan
+        x.requires_grad_()
+        y = run(x, spatial)
+        found += [y.detach(), torch.autograd.grad((y * torch.arange(1.0, y.numel() + 1).view_as(y)).sum(), x)[0]]
+    torch.testing.assert_close(found[0], found[2], rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(found[1], found[3], rtol=0, atol=0, equal_nan=True)
+
+
 def test_gradual_tie_goes_to_the_first_frame_row_and_column():
     got, _ = gradient("gradual", np.zeros((1, 1, 2, 3, 3)))
     want = np.zeros((1, 1, 2, 3, 3))

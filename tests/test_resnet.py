@@ -113,3 +113,11 @@ def test_a_single_pixel_and_an_empty_batch_pass():
     network = ResNet(4, depth=18, width=1 / 16).eval()
     assert network(torch.randn(1, 3, 1, 1, 1)).shape == (1, 4)
     assert network(torch.randn(0, 3, 2, 9, 9)).shape == (0, 4)
+
+
+def test_maps_too_narrow_to_be_shifted_are_refused_when_built():
+    """TSM takes an eighth each way; a narrower network failed only when it was called."""
+    for argument, options in (("width", {"width": 1 / 16}), ("in_channels", {"stem": False, "in_channels": 3})):
+        with pytest.raises(ValueError, match=rf"^ResNet: {argument}: expected .*at least 8 channels, got \d channels$"):
+            ResNet(4, depth=18, shift=True, **options)
+    ResNet(4, depth=18, shift=True, width=1 / 8)

@@ -7,9 +7,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from motionspec.models.bn_inception import TSN, BNInception  # noqa: E402
-from motionspec.models.off_tsn import OFFNetwork  # noqa: E402
+from motionspec.models.off_tsn import OFFNetwork, released  # noqa: E402
 from motionspec.models.resnet import ResNet, Trunk  # noqa: E402
-from motionspec.models.weights import inflated, load, load_off, mean_over_colours  # noqa: E402
+from motionspec.models.weights import inflated, load, mean_over_colours  # noqa: E402
 
 SMALL = {"depth": 18, "width": 1 / 16}
 
@@ -251,14 +251,13 @@ def test_off_s_released_names_fit(tmp_path, modality, caffe):
     assert {"motion_conv_gen_5b.weight", "motion_conv_trans.bias", "motion_conv3_trans_14b.weight"} <= file.keys()
     assert ("inception_4e/double_3x3_2_bn.running_var" if caffe else "inception_4e_double_3x3_2_bn.running_var") in file
     torch.save(file, tmp_path / "off.pth")
-    report = load_off(network, tmp_path / "off.pth")
+    report = load(network, tmp_path / "off.pth", convert=released)
     assert equal(network, state)
     assert all(key.endswith("num_batches_tracked") for key in report.kept)
-    assert sorted(report.dropped) == sorted(key for key in file if "spatial_grad" in key)
-    assert len(report.dropped) == (18 if modality == "rgb" else 0)
-    report = load_off(
-        OFFNetwork(9, scheme="released", width=1 / 16, **arguments), tmp_path / "off.pth", keep=(r".*\bfc\..*",)
-    )
+    fixed = [key for key in file if "spatial_grad" in key]
+    assert len(file) - len(report.loaded) == len(fixed) == (18 if modality == "rgb" else 0)
+    other = OFFNetwork(9, scheme="released", width=1 / 16, **arguments)
+    report = load(other, tmp_path / "off.pth", keep=(r".*\bfc\..*",), convert=released)
     assert len(report.loaded) == len(state) - len([key for key in state if "num_batches" in key]) - 8
 
 
@@ -268,7 +267,7 @@ def test_off_s_spatial_kernels_are_fixed_and_may_be_dense(tmp_path):
     file, state = released_off(network)
     file["motion_spatial_grad_3a.weight"] = torch.eye(2)[:, :, None, None] * CROSS
     torch.save(file, tmp_path / "dense.pth")
-    load_off(network, tmp_path / "dense.pth")
+    load(network, tmp_path / "dense.pth", convert=released)
     assert equal(network, state)
     refused = {
         "mixes channels": ("weight", torch.ones(2, 2)[:, :, None, None] * CROSS),
@@ -279,10 +278,12 @@ def test_off_s_spatial_kernels_are_fixed_and_may_be_dense(tmp_path):
     }
     for key, value in refused.values():
         torch.save(file | {f"motion_spatial_grad_3a.{key}": value}, tmp_path / "bad.pth")
-        with pytest.raises(
-            ValueError, match=rf"^load_off: file: expected .*fixed.*got others: motion_spatial_grad_3a\.{key}$"
-        ):
-            load_off(network, tmp_path / "bad.pth")
+        says = rf"^released: state: expected .*fixed.*got others: motion_spatial_grad_3a\.{key}$"
+        with pytest.raises(ValueError, match=says):
+            load(network, tmp_path / "bad.pth", convert=released)
+    both = file | {"module.motion_conv_trans.bias": file["motion_conv_trans.bias"]}
+    with pytest.raises(ValueError, match=r"^released: state: expected names that stay different"):
+        released(both)
 
 
 def test_off_s_released_weights_do_not_fit_the_paper_s_network(tmp_path):
@@ -290,7 +291,7 @@ def test_off_s_released_weights_do_not_fit_the_paper_s_network(tmp_path):
     file, _ = released_off(OFFNetwork(5, scheme="released", width=1 / 16))
     torch.save(file, tmp_path / "off.pth")
     with pytest.raises(ValueError, match=r"not in the file: off\.28\.unit\.off\.reduce\.weight"):
-        load_off(OFFNetwork(5, width=1 / 16), tmp_path / "off.pth")
+        load(OFFNetwork(5, width=1 / 16), tmp_path / "off.pth", convert=released)
 
 
 class Code:
