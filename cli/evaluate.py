@@ -35,8 +35,7 @@ SHOWN = 20  # classes in the terminal
 
 def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     """`motionspec eval`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    usable(device)
+    device = usable(arguments.device)
     named = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
     runs = [(trained(folder, arguments.checkpoint), weight) for folder, weight in named]
     options = {"workers": arguments.workers, "broken": arguments.broken, "device": device, "progress": progress}
@@ -133,8 +132,7 @@ def said(of: Scores, folder: Path) -> list[str]:
 
 def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     """`motionspec predict`: what to print. Raises CannotRun, ValueError, TypeError or OSError with one line."""
-    device = arguments.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    usable(device)
+    device = usable(arguments.device)
     if importlib.util.find_spec("jinja2") is None:
         raise CannotRun("predict needs jinja2: pip install 'motionspec[demo]'")
     run = trained(arguments.run_folder, arguments.checkpoint)
