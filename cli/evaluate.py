@@ -78,15 +78,14 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
 def _data(run: Trained, arguments: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
     """What a run is judged on, and the names of the clips."""
     config, train = run.about["config"], arguments.part == "train"
-    recipe = config["recipe"]
-    if recipe["data"] == "squares":
+    if run.data == "squares":
         squares = Squares(32, train=train, seed=arguments.seed)
         return squares, tuple(map(str, range(len(squares))))
-    if recipe["data"] == "septuplets":
+    if run.data == "septuplets":
         parts = septuplets(arguments.data)
         if arguments.part not in parts:
             raise CannotRun(f"--data {arguments.data}: no sep_{arguments.part}list.txt")
-        frames = recipe["arguments"].get("frames", 3)
+        frames = config["recipe"]["arguments"].get("frames", 3)
         windows = Windows(parts[arguments.part], train=False, frames=frames, rate=config["rate"], seed=arguments.seed)
         return windows, windows.source.names
     view = evaluate.protocol(run.view, arguments.protocol)

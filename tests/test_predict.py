@@ -212,6 +212,10 @@ def test_eval_refuses_broken_videos_or_names_them(run_folder, data, capsys):
         (lambda run: (run / "config.json").unlink(), r"run: no run in it \(config.json is missing\); name a folder"),
         (lambda run: (run / "config.json").write_text("{"), r"config\.json is damaged, or of another version"),
         (lambda run: (run / "config.json").write_text("[]"), r"config\.json is damaged, or of another version"),
+        (
+            lambda run: (run / "config.json").write_text((run / "config.json").read_text().replace('"data"', '"date"')),
+            r"config\.json is damaged, or of another version",
+        ),
         (lambda run: (run / "best.safetensors").unlink(), r"best\.safetensors is missing"),
         (lambda run: (run / "best.safetensors").write_bytes(b"x" * 9), r"best\.safetensors does not fit config.json"),
         (lambda run: (run / "best.safetensors").write_bytes(b""), r"best\.safetensors does not fit config.json"),

@@ -94,12 +94,13 @@ class Scores:
 class Trained:
     """A network out of the folder of a run, in evaluation mode on the CPU.
 
-    view: how its clips are made. measure, summary: functions of `train.objectives` that its last stage is
-    measured by. about: what result.json says of it.
+    view: how its clips are made. data: what they are, as its recipe says. measure, summary: functions of
+    `train.objectives` that its last stage is measured by. about: what result.json says of it.
     """
 
     network: nn.Module
     view: View
+    data: str
     classes: tuple[str, ...]
     measure: Callable[[Any, objectives.Batch], objectives.Records]
     summary: Callable[[objectives.Records], dict[str, float]]
@@ -122,7 +123,7 @@ def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained
     try:
         config = json.loads(where.read_text(encoding="utf-8"))
         recipe, classes = config["recipe"], tuple(config["classes"])
-        view = _tuples(recipe["view"])
+        data, view = recipe["data"], _tuples(recipe["view"])
         view = View(**view | {"frames": Frames(**view["frames"])})
         measure, summary = (_function(recipe["stages"][-1][name]) for name in ("measure", "summary"))
         row = networks()[recipe["network"]]
@@ -139,7 +140,7 @@ def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "config": config,
     }
-    return Trained(network, view, classes, measure, summary, about)
+    return Trained(network, view, data, classes, measure, summary, about)
 
 
 def _function(name: str) -> Any:
