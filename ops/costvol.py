@@ -33,7 +33,7 @@ def marginals(c: Tensor, *, tau: float, impl: str = "auto") -> tuple[Tensor, Ten
     """
     positive("costvol.marginals", "tau", tau)
     (a,) = _volume("costvol.marginals", impl, c)
-    rho = _joint(a, tau).unflatten(3, a.shape[3:])
+    rho = _logits(a, tau).softmax(3).unflatten(3, a.shape[3:])
     return rho.sum(4).to(c.dtype), rho.sum(3).to(c.dtype)
 
 
@@ -132,15 +132,17 @@ def _cosine(f0: Tensor, f1: Tensor, R_h: int, R_w: int, border: str) -> Tensor:
     return torch.where(rows[:, None, :, None] & columns[:, None, :], c, -torch.inf)
 
 
-def _joint(c: Tensor, tau: float) -> Tensor:
-    """The softmax over a window as one axis, the last.
+def _logits(c: Tensor, tau: float) -> Tensor:
+    """Of the softmax over a window as one axis, the last.
 
     The maximum is taken off before the division, which would round it; the result does not depend on it.
     """
     c = c.flatten(3)
-    return (c - c.detach().amax(3, keepdim=True)).div_(tau).softmax(3)
+    return (c - c.detach().amax(3, keepdim=True)).div_(tau)
 
 
 def _expected(c: Tensor, tau: float) -> Tensor:
+    """Divided last, so that equal scores, whose offsets add up to 0, give 0 and not what rounding leaves of it."""
     v, u = torch.meshgrid(*(_offsets(side, c.dtype, c) for side in c.shape[3:]), indexing="ij")
-    return (_joint(c, tau) @ torch.stack([u.flatten(), v.flatten()], 1)).movedim(3, 1)
+    weight = _logits(c, tau).exp()
+    return (weight @ torch.stack([u.flatten(), v.flatten()], 1) / weight.sum(3, keepdim=True)).movedim(3, 1)

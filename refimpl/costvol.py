@@ -103,8 +103,9 @@ def soft_displacement(c: Array, *, tau: float) -> Array:
     c = _scores("costvol.soft_displacement", c)
     rho_y, rho_x = marginals(c, tau=tau)
     R_h, R_w = c.shape[3] // 2, c.shape[4] // 2
-    v_y = sum(rho_y[..., R_h + di] * di for di in range(-R_h, R_h + 1))
-    v_x = sum(rho_x[..., R_w + dj] * dj for dj in range(-R_w, R_w + 1))
+    # An offset with its opposite: equal scores give 0, and not what rounding leaves of it.
+    v_y = sum(((rho_y[..., R_h + di] - rho_y[..., R_h - di]) * di for di in range(1, R_h + 1)), np.zeros(c.shape[:3]))
+    v_x = sum(((rho_x[..., R_w + dj] - rho_x[..., R_w - dj]) * dj for dj in range(1, R_w + 1)), np.zeros(c.shape[:3]))
     return np.stack([v_x, v_y], axis=1)
 
 

@@ -512,3 +512,11 @@ def test_displacement_map_of_a_radius_that_no_kernel_has():
     with pytest.raises(ValueError, match=re.escape(expected)):
         ops().displacement_map(f0, f1, radius=(1, 13), tau=0.1, impl="triton")
     assert ops().displacement_map(f0, f1, radius=(1, 13), tau=0.1).isfinite().all()
+
+
+@each_dtype
+def test_equal_scores_move_nothing_at_all(costvol, dtype):
+    """Not by 1e-17: at a border that would be outside of the map, and `warp.motion` would give 0."""
+    f0, f1 = np.zeros((1, 3, 6, 5), dtype), np.random.default_rng(0).normal(size=(1, 3, 6, 5)).astype(dtype)
+    for tau in (0.03, 0.7):
+        assert not np.asarray(costvol.displacement_map(f0, f1, radius=(3, 2), tau=tau)).any()
