@@ -293,7 +293,8 @@ class OFFNetwork(Assembly):
     dropout: before the classifiers; spatial_dropout: on spatial gradients, of single values (OFF18 §5.1; the released
       0.8). freeze: stage two of OFF18 §4.2, TSN with all its statistics stays as loaded, even in training, and is in
       inference mode (the released code leaves its first batch norm free). `motionspec.models.weights.load` loads it
-      into `network.backbone`, with convert=`released` OFF18's weights into the whole. width multiplies all channels.
+      into `network.backbone`, with convert=`released` OFF18's weights into the whole. partial_bn: TSN's; from random
+      weights it needs False. width multiplies all channels.
     Convolutions start as He's normal of fan-in with bias 0.2, classifiers at normal 0.001 and 0: the released code's.
 
     `parts`: "segments" (N, T, classes) and "backbone", their mean; for each level "off28" (N, channels, T-1, H', W'),
@@ -314,6 +315,7 @@ class OFFNetwork(Assembly):
         dropout: float = 0.8,
         spatial_dropout: float = 0.8,
         freeze: bool = True,
+        partial_bn: bool = True,
         fusion: tuple[float, float, float, float] = (1, 0, 0, 1),
         width: float = 1.0,
     ):
@@ -323,7 +325,7 @@ class OFFNetwork(Assembly):
         if scheme == "released" and modality != "rgb" and gradients in ("both", "spatial"):
             expected = f"'temporal' where scheme is 'released' and modality {modality!r}"
             raise ValueError(message("OFFNetwork", "gradients", expected, repr(gradients)))
-        backbone = TSN(classes, modality=modality, width=width)
+        backbone = TSN(classes, modality=modality, partial_bn=partial_bn, width=width)
         taps = {"28": ("3a", "3b"), "14": ("3c", "4a", "4b", "4c", "4d"), "7": ("5a", "5b")}
         super().__init__(
             classes,

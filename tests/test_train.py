@@ -88,24 +88,29 @@ def test_killed_three_times_and_resumed_it_ends_with_the_same_bits(tmp_path, who
     assert len(json.loads((folder / "environment.json").read_text())) >= 2
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_told_to_stop_it_leaves_a_run_that_goes_on(tmp_path, whole, number):
+@pytest.mark.parametrize(
+    ("number", "epoch", "place"),
+    [(signal.SIGINT, 2, "step 13 of 24 of stage one"), (signal.SIGTERM, 5, "step 7 of 12 of stage two")],
+)
+def test_told_to_stop_it_leaves_a_run_that_goes_on(tmp_path, whole, number, epoch, place):
     class Impatient(Points):
         told = False
 
         def __getitem__(self, key):
-            if key[0] == 2 and not self.told:
+            if key[0] == epoch and not self.told:
                 self.told = True
                 os.kill(os.getpid(), number)
             return super().__getitem__(key)
 
     both = recipe(stage("one", length=4), stage("two", length=12, unit="steps", optimizer="adam", lr=0.01))
     before = signal.getsignal(number)
-    with pytest.raises(Interrupted, match=r"^stopped at step 13 of 24 of stage one$"):
+    with pytest.raises(Interrupted, match=f"^stopped at {place}$"):
         fit(both, network(), Impatient(), Points(), run=tmp_path / "run", device="cpu", save_every=1000)
     assert signal.getsignal(number) is before
     net, _ = run(tmp_path / "run", resume=True)
     assert equal(net.state_dict(), whole[1].state_dict())
+    for name in ("last", "best"):  # the mean of the weights
+        assert equal(*(load_file(folder / f"{name}.safetensors") for folder in (tmp_path / "run", whole[0])))
 
 
 def test_a_run_that_is_complete_is_left_as_it_is(whole):
@@ -221,6 +226,16 @@ def test_only_a_part_learns_and_the_rest_keeps_its_statistics(tmp_path):
     changed = {k for k, v in net.state_dict().items() if not torch.equal(v, begin[k])}
     assert changed == {"3.weight", "3.bias"}
     assert all(p.requires_grad for p in net.parameters())
+
+
+def test_what_a_network_freezes_stays_frozen(tmp_path):
+    net = Frozen()
+    net.body[0].requires_grad_(False)
+    begin = {k: v.clone() for k, v in net.state_dict().items()}
+    fitted(tmp_path / "run", net=net)
+    kept = {k for k, v in net.state_dict().items() if torch.equal(v, begin[k])}
+    assert {"body.0.weight", "body.0.bias"} <= kept and "body.3.weight" not in kept
+    assert [p.requires_grad for p in net.body[0].parameters()] == [False, False]
 
 
 def test_schedules():

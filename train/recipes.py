@@ -572,7 +572,7 @@ _MOTION = (
         "off",
         "OFF18 §4, all at once (§4.2)",
         "off-tsn",
-        {"freeze": False, "dropout": 0.2, "spatial_dropout": 0.2},
+        {"freeze": False, "partial_bn": False, "dropout": 0.2, "spatial_dropout": 0.2},
         _classify("all", loss=objectives.intermediate, length=8, lr=1e-3),
     ),
     _motion(
