@@ -259,13 +259,16 @@ def _groups(network: nn.Module, lr: float) -> list[dict[str, Any]]:
 
 
 def _learning(network: Any, clip: Tensor) -> Tensor:
-    """Sample k is of class k, and everything moves to the right and up."""
+    """Sample k is of class k, where there are scores, and everything moves to the right and up."""
     parts = network.parts(clip)
     flows = [flow for key, flow in parts.items() if key.startswith("flow")]
     N, _, _, H, W = clip.shape
     target = clip.new_tensor([8.0, -4.0]).reshape(1, 2, 1, 1, 1).expand(N, 2, flows[0].shape[2], H, W)
+    alpha = [1.0] * len(flows)
+    if "scores" not in parts:
+        return flow_loss(parts, target, alpha=alpha, reduction="mean")
     label = torch.arange(N, device=clip.device)
-    return multitask_loss(parts, label, target, lam=1.0, alpha=[1.0] * len(flows), reduction="mean")
+    return multitask_loss(parts, label, target, lam=1.0, alpha=alpha, reduction="mean")
 
 
 _RESNET = "He et al. 2016, Table 1, for 3 x k x k kernels without temporal pooling (AF18 §3.1)"
@@ -274,7 +277,63 @@ _SKIP = "AF18 §3.1: deconvolutions, as the encoder's; as wide as the skip (docs
 _PAIR = "He et al. 2016, Table 1, at 224 x 224 (AF18 §3.3)"
 _FOUR = "AF18 §3.3: four outputs, the finest at a quarter of the side (§3.3.1)"
 _STACKED = "AF18 §3.3.1: the ResNet without conv1 and pool1 on a quarter of the side"
+_ENCODER = (
+    Stage(module="backbone.conv1", shape=(64, 16, 112, 112), source=_RESNET),
+    Stage(module="backbone.layer1", shape=(64, 16, 56, 56), source=_RESNET),
+    Stage(module="backbone.layer2", shape=(128, 8, 28, 28), source=_HALVED),
+    Stage(module="backbone.layer3", shape=(256, 4, 14, 14), source=_HALVED),
+    Stage(module="backbone.layer4", shape=(512, 2, 7, 7), source="AF18 §3.2"),
+)
+_DECODER = (
+    Stage(module="decoder.deconvolution.16", shape=(256, 4, 14, 14), source=_SKIP),
+    Stage(module="decoder.deconvolution.8", shape=(128, 8, 28, 28), source=_SKIP),
+    Stage(module="decoder.deconvolution.4", shape=(64, 16, 56, 56), source=_SKIP),
+    Stage(module="decoder.flow.4", shape=(2, 16, 56, 56), source="AF18 §3.1: T flows, the last of the future"),
+)
+_ENCODER_2F = (
+    Stage(module="backbone.conv1", shape=(64, 112, 112), source=_PAIR),
+    Stage(module="backbone.layer1", shape=(64, 56, 56), source=_PAIR),
+    Stage(module="backbone.layer2", shape=(128, 28, 28), source=_PAIR),
+    Stage(module="backbone.layer3", shape=(256, 14, 14), source=_PAIR),
+    Stage(module="backbone.layer4", shape=(512, 7, 7), source=_PAIR),
+)
+_DECODER_2F = (
+    Stage(module="decoder.flow.32", shape=(2, 7, 7), source=_FOUR),
+    Stage(module="decoder.deconvolution.16", shape=(256, 14, 14), source=_SKIP),
+    Stage(module="decoder.flow.16", shape=(2, 14, 14), source=_FOUR),
+    Stage(module="decoder.deconvolution.8", shape=(128, 28, 28), source=_SKIP),
+    Stage(module="decoder.flow.8", shape=(2, 28, 28), source=_FOUR),
+    Stage(module="decoder.deconvolution.4", shape=(64, 56, 56), source=_SKIP),
+    Stage(module="decoder.flow.4", shape=(2, 56, 56), source=_FOUR),
+)
+_FC = Stage(module="fc", shape=(101,), source="UCF101")
 NETWORKS = (
+    Network(
+        name="flownet",
+        source="AF18 §3.1",
+        build=ActionFlowNet,
+        arguments={"classes": None},
+        input=(3, 16, 224, 224),
+        small={"classes": None, "width": 1 / 8},
+        small_input=(3, 4, 32, 32),
+        reference="actionflownet.actionflownet",
+        variants=({"input": (3, 5, 33, 30)},),
+        stages=(*_ENCODER, *_DECODER),
+        loss=_learning,
+    ),
+    Network(
+        name="flownet-2f",
+        source="AF18 §3.3",
+        build=ActionFlowNet,
+        arguments={"classes": None, "frames": "pairs"},
+        input=(3, 2, 224, 224),
+        small={"classes": None, "frames": "pairs", "width": 1 / 8},
+        small_input=(3, 2, 32, 64),
+        reference="actionflownet.actionflownet",
+        variants=({"input": (3, 2, 33, 30)},),
+        stages=(*_ENCODER_2F, *_DECODER_2F),
+        loss=_learning,
+    ),
     Network(
         name="actionflownet",
         source="AF18 §3.1, §3.2, Fig. 1",
@@ -283,19 +342,11 @@ NETWORKS = (
         small={"classes": 4, "width": 1 / 8},
         small_input=(3, 4, 32, 32),
         reference="actionflownet.actionflownet",
-        variants=({"classes": None, "input": (3, 5, 33, 30)},),
         stages=(
-            Stage(module="backbone.conv1", shape=(64, 16, 112, 112), source=_RESNET),
-            Stage(module="backbone.layer1", shape=(64, 16, 56, 56), source=_RESNET),
-            Stage(module="backbone.layer2", shape=(128, 8, 28, 28), source=_HALVED),
-            Stage(module="backbone.layer3", shape=(256, 4, 14, 14), source=_HALVED),
-            Stage(module="backbone.layer4", shape=(512, 2, 7, 7), source="AF18 §3.2"),
-            Stage(module="decoder.deconvolution.16", shape=(256, 4, 14, 14), source=_SKIP),
-            Stage(module="decoder.deconvolution.8", shape=(128, 8, 28, 28), source=_SKIP),
-            Stage(module="decoder.deconvolution.4", shape=(64, 16, 56, 56), source=_SKIP),
-            Stage(module="decoder.flow.4", shape=(2, 16, 56, 56), source="AF18 §3.1: T flows, the last of the future"),
+            *_ENCODER,
+            *_DECODER,
             Stage(module="dropout", shape=(512,), source="AF18 §3.2, §4.2"),
-            Stage(module="fc", shape=(101,), source="UCF101"),
+            _FC,
         ),
         loss=_learning,
     ),
@@ -308,22 +359,7 @@ NETWORKS = (
         small={"classes": 4, "frames": "pairs", "width": 1 / 8},
         small_input=(3, 3, 32, 64),
         reference="actionflownet.actionflownet",
-        variants=({"classes": None, "input": (3, 2, 33, 30)},),
-        stages=(
-            Stage(module="backbone.conv1", shape=(64, 112, 112), source=_PAIR),
-            Stage(module="backbone.layer1", shape=(64, 56, 56), source=_PAIR),
-            Stage(module="backbone.layer2", shape=(128, 28, 28), source=_PAIR),
-            Stage(module="backbone.layer3", shape=(256, 14, 14), source=_PAIR),
-            Stage(module="backbone.layer4", shape=(512, 7, 7), source=_PAIR),
-            Stage(module="decoder.flow.32", shape=(2, 7, 7), source=_FOUR),
-            Stage(module="decoder.deconvolution.16", shape=(256, 14, 14), source=_SKIP),
-            Stage(module="decoder.flow.16", shape=(2, 14, 14), source=_FOUR),
-            Stage(module="decoder.deconvolution.8", shape=(128, 28, 28), source=_SKIP),
-            Stage(module="decoder.flow.8", shape=(2, 28, 28), source=_FOUR),
-            Stage(module="decoder.deconvolution.4", shape=(64, 56, 56), source=_SKIP),
-            Stage(module="decoder.flow.4", shape=(2, 56, 56), source=_FOUR),
-            Stage(module="fc", shape=(101,), source="UCF101"),
-        ),
+        stages=(*_ENCODER_2F, *_DECODER_2F, _FC),
         loss=_learning,
     ),
     Network(
