@@ -570,7 +570,10 @@ def train(arguments: argparse.Namespace) -> int:
     with _one_line() as progress:
         from motionspec.cli.train import run_train
 
-        return run_train(arguments, progress)
+        lines = run_train(arguments, progress)
+    for line in lines:
+        print(line)
+    return 0
 
 
 def evaluate(arguments: argparse.Namespace) -> int:

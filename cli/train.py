@@ -4,8 +4,8 @@ import argparse
 import ast
 import difflib
 import inspect
+import os
 import textwrap
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +17,12 @@ from motionspec.cli.demo import Progress
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
 from motionspec.data.clips import Clips, View
+from motionspec.data.degrade import rate_for
 from motionspec.data.flow_cache import TVL1
+from motionspec.data.frames import septuplets
 from motionspec.data.lists import ListError, open_videos
 from motionspec.data.motion import SIZES, Motion
+from motionspec.data.restoration import Windows
 from motionspec.data.source import FlowSource, Source
 from motionspec.models.table import networks
 from motionspec.train.detection import Squares
@@ -28,11 +31,10 @@ from motionspec.train.recipes import RECIPES, Recipe, Stage, changed
 from motionspec.train.runs import plain
 
 
-def run_train(arguments: argparse.Namespace, progress: Progress) -> int:
-    """`motionspec train`. Raises CannotRun, or ValueError, TypeError, OSError with one line."""
+def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
+    """`motionspec train`: what it prints. Raises CannotRun, or ValueError, TypeError, OSError with one line."""
     if arguments.list:
-        print(listing() if arguments.recipe is None else details(find(arguments.recipe)))
-        return 0
+        return [listing() if arguments.recipe is None else details(find(arguments.recipe))]
     for name in ("recipe", "data", "output"):
         if getattr(arguments, name) is None:
             raise CannotRun(
@@ -44,10 +46,10 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> int:
         recipe = changed(recipe, *_setting(text))
     if arguments.device is not None:
         usable(arguments.device)
-    train, test, classes = samples(recipe, arguments.data, arguments)
+    train, test, about = samples(recipe, arguments.data, arguments)
     row = networks()[recipe.network]
     if "classes" in inspect.signature(row.build).parameters and "classes" not in recipe.arguments:
-        recipe = replace(recipe, arguments={**recipe.arguments, "classes": len(classes)})
+        recipe = replace(recipe, arguments={**recipe.arguments, "classes": len(about["classes"])})
     torch.manual_seed(arguments.seed)
     network = row.build(**{**row.arguments, **recipe.arguments})
     try:
@@ -65,18 +67,17 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> int:
             save_every=arguments.save_every,
             measure_every=arguments.measure_every,
             resume=arguments.resume,
-            about={"classes": list(classes)},
+            about=about,
             progress=progress,
         )
     except Interrupted as stop:
-        progress.clear()
         raise KeyboardInterrupt(f"{stop}; the same command with --resume goes on") from stop
-    progress.clear()
+    if int(os.environ.get("RANK", 0)):  # of several processes the first speaks
+        return []
     measured = ", ".join(f"{name} {value:.4g}" for name, value in result.measured.items()) or "nothing to measure"
     best = "" if result.best is None else f"; best {next(iter(result.measured))} {result.best:.4g}"
-    print(f"{result.steps} steps: {measured}{best}")
-    print(f"{Path(arguments.output).resolve()}: config.json, log.csv, curves.png, best.safetensors, last.safetensors")
-    return 0
+    files = "config.json, log.csv, curves.png, best.safetensors, last.safetensors"
+    return [f"{result.steps} steps: {measured}{best}", f"{Path(arguments.output).resolve()}: {files}"]
 
 
 def find(name: str) -> Recipe:
@@ -88,25 +89,37 @@ def find(name: str) -> Recipe:
     raise CannotRun(f"no recipe {name!r}.{hint} `motionspec train --list` shows all")
 
 
+_DEGRADED = 20  # frames that the rate of JPEG 2000 is found on
 Samples = Dataset[dict[str, torch.Tensor]]
 
 
-def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[Samples, Samples | None, Sequence[str]]:
-    """What a recipe trains on and what it is measured on, if there is any, and the classes."""
+def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[Samples, Samples | None, dict[str, Any]]:
+    """What a recipe trains on and what it is measured on, if there is any, and what config.json says of it."""
+    options: dict[str, Any] = {"seed": arguments.seed, "broken": arguments.broken}
     if (recipe.data == "squares") != (data == "squares"):
         expected = "learns from --data squares" if recipe.data == "squares" else "takes no squares: name a data set"
         raise CannotRun(f"--data {data}: {recipe.name} {expected}")
     if recipe.data == "squares":
         seed = arguments.seed
-        return Squares(seed=seed), Squares(32, train=False, seed=seed), Squares.classes
-    options: dict[str, Any] = {"seed": arguments.seed, "broken": arguments.broken}
+        return Squares(seed=seed), Squares(32, train=False, seed=seed), {"classes": [*Squares.classes]}
+    if recipe.data == "septuplets":
+        parts = septuplets(data)
+        if "train" not in parts:
+            raise CannotRun(f"--data {data}: no sep_trainlist.txt, so nothing to train on")
+        clean = parts["train"]
+        shown = sorted({k * len(clean) // _DEGRADED for k in range(_DEGRADED)})
+        rate, psnr = rate_for(recipe.degraded, [clean.read(k, [clean.length(k) // 2])[0] for k in shown])
+        options |= {"frames": recipe.arguments.get("frames", 3), "rate": rate}
+        train = Windows(clean, train=True, **options)
+        test = Windows(parts["test"], train=False, **options) if "test" in parts else None
+        return train, test, {"rate": rate, "psnr": psnr, "classes": []}  # of the degraded frames
     of = source(data, recipe.view, True, arguments.split)
-    train = Clips(of, recipe.view, train=True, **options)
+    clips = Clips(of, recipe.view, train=True, **options)
     try:
-        test = Clips(source(data, recipe.view, False, arguments.split), recipe.view, train=False, **options)
+        seen = Clips(source(data, recipe.view, False, arguments.split), recipe.view, train=False, **options)
     except ListError:
-        test = None
-    return train, test, of.classes
+        seen = None
+    return clips, seen, {"classes": [*of.classes]}
 
 
 def source(data: str, view: View, train: bool, split: int) -> Source:
@@ -169,6 +182,7 @@ def _stage(stage: Stage) -> str:
 def details(recipe: Recipe) -> str:
     """One recipe: its settings, and where they are from."""
     settings: dict[str, Any] = {"batch": recipe.batch, "ema": recipe.ema}
+    settings |= {"degraded": recipe.degraded} if recipe.data == "septuplets" else {}
     settings |= {f"network.{name}": value for name, value in recipe.arguments.items()}
     settings |= {f"view.{name}": value for name, value in plain(recipe.view).items()}
     for stage in recipe.stages:

@@ -87,7 +87,7 @@ def test_each_number_has_a_source(recipe):
     missing = {name for name in asked if name not in known and name.partition(".")[2] not in known}
     missing = {name for name in missing if not (name.endswith(".loss") and recipe.network in ("repflow", "tsn"))}
     assert not missing
-    settings = {"batch", "ema", "stages", "loss", "measure", "schedule", "own", "options", "flow"}
+    settings = {"batch", "ema", "degraded", "stages", "loss", "measure", "schedule", "own", "options", "flow"}
     settings |= {"length", "lr", "optimizer", "momentum", "weight_decay", "clip"}
     for name in known:
         first, _, rest = name.partition(".")
@@ -126,7 +126,9 @@ def test_settings():
     assert changed(recipe, "network.width", 0.5).arguments["width"] == 0.5
     assert changed(recipe, "batch", 8).batch == 8
     for name in ("rate", "of.lr", "view.sizes", "off.batch", "network"):
-        with pytest.raises(ValueError, match=r"^off-rgb: setting: expected one of batch, ema, .*off\.lr.*, got "):
+        with pytest.raises(
+            ValueError, match=r"^off-rgb: setting: expected one of batch, ema, degraded, .*off\.lr.*, got "
+        ):
             changed(recipe, name, 1)
     for name, value in (("length", 0), ("lr", 0.0), ("lr", "fast"), ("batch", 0), ("ema", 1.5), ("optimizer", "lion")):
         with pytest.raises((ValueError, TypeError), match=rf": {name}: expected "):

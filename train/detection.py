@@ -116,8 +116,8 @@ class Squares(Dataset[dict[str, Tensor]]):
             size = int(rng.integers(self.side // 5, self.side // 2))
             y, x = rng.integers(0, self.side - size, 2)
             boxes[k], classes[k] = (x, y, x + size - 1, y + size - 1), rng.integers(3)
-            for t, (dy, dx) in enumerate([(0, 0), rng.integers(-4, 5, 2)]):
-                rows, columns = (slice(max(0, at), at + size) for at in (y + dy, x + dx))
+            for t, shift in enumerate([np.zeros(2, int), rng.integers(-4, 5, 2)]):
+                rows, columns = (slice(max(0, at), at + size) for at in np.array([y, x]) + shift)
                 clip[:, t, rows, columns] = -1
                 clip[classes[k], t, rows, columns] = 2
         parts = {"clip": clip.astype(np.float32), "boxes": boxes.astype(np.float32), "classes": classes}

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -32,7 +32,7 @@ from torch.utils.data import DataLoader, Dataset
 from motionspec.checks import choice, count
 from motionspec.data.clips import Epochs
 from motionspec.train.objectives import Batch, Records
-from motionspec.train.recipes import Plateau, Recipe, Stage
+from motionspec.train.recipes import Cosine, Drops, Plateau, Recipe, Stage
 from motionspec.train.runs import Progress, Run, RunError, plain
 
 __all__ = ["Diverged", "Interrupted", "Result", "fit"]
@@ -98,7 +98,9 @@ def fit(
     config = {"recipe": plain(recipe), "seed": seed, "precision": precision, "samples": samples, **(about or {})}
     with _processes(device) as (place, rank, world), _stops() as stopped:
         size = _parts(recipe, samples, test, world, accumulate)
-        folder, state, problem = None, None, None
+        folder: Run | None = None
+        state: dict[str, Any] | None = None
+        problem: str | None = None
         if rank == 0:
             try:
                 folder = Run(Path(run), config, resume=resume)
@@ -106,7 +108,7 @@ def fit(
             except RunError as error:
                 problem = str(error)
         if world > 1:
-            told = [state, problem]
+            told: list[Any] = [state, problem]
             dist.broadcast_object_list(told, 0)
             state, problem = told
         if problem:
@@ -311,7 +313,7 @@ class _Trainer:
         )
         return DataLoader(
             data,
-            batch_sampler=batches,  # type: ignore[arg-type]  # an iterator will do
+            batch_sampler=batches,
             num_workers=self.workers,
             worker_init_fn=_deaf,
             pin_memory=self.device.type == "cuda",
@@ -385,8 +387,12 @@ def _schedule(stage: Stage, optimizer: torch.optim.Optimizer, length: int, epoch
     if isinstance(stage.schedule, Plateau):
         return ReduceLROnPlateau(optimizer, factor=stage.schedule.factor, patience=stage.schedule.patience)
     unit = 1 if stage.unit == "steps" else epoch
-    own = [stage.own.get(group.get("name", ""), stage.schedule) for group in optimizer.param_groups]
-    return LambdaLR(optimizer, [lambda step, rate=rate: rate(step / unit, length / unit) for rate in own])
+    rates = [stage.own.get(group.get("name", ""), stage.schedule) for group in optimizer.param_groups]
+
+    def at(rate: Drops | Cosine) -> Callable[[int], float]:
+        return lambda step: rate(step / unit, length / unit)
+
+    return LambdaLR(optimizer, [at(rate) for rate in rates])
 
 
 @contextmanager

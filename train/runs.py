@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import importlib.util
 import json
 import math
 import os
@@ -52,6 +53,8 @@ class Run:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], *, resume: bool):
+        if importlib.util.find_spec("safetensors") is None:
+            raise RunError("weights are kept as safetensors: pip install 'motionspec[weights]'")
         self.folder, self.config = folder, json.loads(json.dumps(config))
         self.state: dict[str, Any] | None = None
         if resume:
