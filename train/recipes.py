@@ -574,7 +574,7 @@ _MOTION = (
         "OFF20 §5.2",
         "off-tsm",
         {"depth": 18, "spatial_dropout": 0.0, "fusion": (0, 1, 1, 1)},
-        _classify("all", loss=objectives.intermediate, length=8, lr=3e-3),
+        _classify("all", loss=objectives.intermediate, length=14, lr=3e-3),
         view=View(size=64, short=64, length=6),  # level 28 is 8 x 8; at 32 x 32 its 4 x 4 are too coarse for a gradient
     ),
     _motion(
