@@ -554,8 +554,9 @@ _MOTION_VIEW = View(size=32, length=8)  # without flips: a mirrored motion is of
 
 def _motion(name: str, source: str, network: str, arguments: Mapping[str, Any], stage: Stage, **changes: Any) -> Recipe:
     stage = replace(stage, name="all", unit="epochs", optimizer="adam", schedule=Cosine(), own={}, only=(), clip=20.0)
-    kept: dict[str, Any] = {"view": _MOTION_VIEW, "batch": 26, "sources": {"": "ours: for motion:tiny on two cores"}}
-    changes = kept | {"arguments": {"width": 0.25, **arguments}, "stages": (stage,)} | changes
+    stage = replace(stage, weight_decay=0.0)
+    kept: dict[str, Any] = {"view": _MOTION_VIEW, "batch": 32, "sources": {"": "ours: for motion:tiny on two cores"}}
+    changes = kept | {"arguments": {"width": 1 / 8, "dropout": 0.0, **arguments}, "stages": (stage,)} | changes
     return Recipe(name=f"motion-{name}", source=source, network=network, **changes)
 
 
@@ -563,49 +564,53 @@ _MOTION = (
     _motion(
         "rgb",
         "single frames, which tell nothing",
-        "resnet",
-        {"depth": 18},
-        _classify("all", length=8, lr=1e-3),
-        view=View(size=32),
+        "tsn",
+        {},
+        _classify("all", length=4, lr=1e-3),
+        view=View(size=32, frames=CAFFE, segments=8),
     ),
     _motion(
         "off",
-        "OFF18 §4, all at once (§4.2)",
-        "off-tsn",
-        {"freeze": False, "partial_bn": False, "dropout": 0.2, "spatial_dropout": 0.2},
-        _classify("all", loss=objectives.intermediate, length=8, lr=1e-3),
+        "OFF20 §5.2",
+        "off-tsm",
+        {"depth": 18, "spatial_dropout": 0.0, "fusion": (0, 1, 1, 1)},
+        _classify("all", loss=objectives.intermediate, length=14, lr=3e-3),
+        view=View(size=64, short=64, length=6),  # level 28 is 8 x 8; at 32 x 32 its 4 x 4 are too coarse for a gradient
     ),
     _motion(
         "repflow",
-        "RF19 §3",
+        "RF19 §3, after block 1",
         "repflow",
-        {"depth": 18, "place": 1, "channels": 8, "n_iter": 10},
-        _classify("all", length=12, lr=1e-3),
+        {"depth": 18, "place": 1, "channels": None, "n_iter": 10},
+        _classify("all", length=6, lr=4e-3),
     ),
     _motion(
         "disentangled",
-        "DC18 §3",
+        "DC18 §3.3",
         "disentangled",
-        {"radius": 4, "dropout": 0.2, "partial_bn": False},
-        replace(_DC_STAGE, length=8, lr=1e-3, options={"faster": 1}),
+        {"branches": ("motion",), "radius": 3, "partial_bn": False},
+        replace(_DC_STAGE, length=8, lr=4e-3, options={"faster": 1}),
+        view=replace(_MOTION_VIEW, frames=CAFFE),
     ),
     _motion(
         "actionflownet",
         "AF18 §3.2",
         "actionflownet",
-        {"dropout": 0.2},
-        replace(_AF_BOTH, length=8, lr=1e-3),
+        {},
+        replace(_AF_BOTH, length=16, lr=5e-3),
         view=replace(_MOTION_VIEW, length=7, flow="future"),  # the flow of the eighth frame is not known
     ),
 )
 
-# DC18's network shows the displacement of every pixel. Mirrored clips are of the same class here.
+# DC18's network, all branches, shows the displacement of every pixel. Mirrored clips are of the same class here.
 _OWN_VIDEOS = replace(
     _MOTION[3],
     name="own-videos",
-    view=View(size=64, short=72, length=8, flip=True),
+    source="DC18 §3",
+    arguments={"width": 1 / 4, "radius": 4, "dropout": 0.2, "partial_bn": False},
+    view=View(size=64, short=72, length=8, flip=True, frames=CAFFE),
     batch=8,
-    stages=(_MOTION[3].stages[0].longer(20),),
+    stages=(replace(_MOTION[3].stages[0], lr=1e-3).longer(20),),
     sources=dict.fromkeys(
         ("batch", "length", "lr", "optimizer", "loss", "schedule", "weight_decay", "clip"),
         "ours: for some dozens of videos on two cores",
