@@ -114,10 +114,10 @@ def _network(**arguments: Any) -> dict[str, Any]:
 _FIXED: dict[str, Any] = {"learn_numbers": False, "learn_divergence": False}
 _STATIC, _MOTION, _BOTH = ("static",), ("motion",), ("static", "motion")
 ARMS: dict[str, Arm] = {
-    **_arms("tsn", 1.5, 0.6, rgb={}),
+    **_arms("tsn", 2.3, 0.6, rgb={}),
     **_arms(
         "motion-off",
-        2.2,
+        3.3,
         1,
         off={},
         off_t=_network(gradients="temporal"),
@@ -181,6 +181,8 @@ SCALES: dict[str, Scale] = {
         clips=Size(32, 8, train=100, test=40),
         windows=Size(64, 7, train=16, test=8),
         settings={
+            "tsn": {"length": 12},
+            "motion-off": {"length": 12},
             "motion-repflow": {"length": 6},
             "motion-disentangled": _HALF,
             "dncnn": {"length": 15},
@@ -649,7 +651,7 @@ def draw(scale: str, results: Results) -> Any:
         axes.set_title(f"{claim.id}: {verdict(claim, results)}", fontsize=8)
         axes.set_yticks(range(len(claim.arms)), claim.arms, fontsize=8)
         axes.set_ylim(len(claim.arms) - 0.5, -0.5)
-        axes.set_xlabel("PSNR, dB" if claim.id.startswith("dncnn") else "accuracy, %", fontsize=8)
+        axes.set_xlabel("PSNR, dB" if ARMS[claim.arms[0]].recipe == "dncnn" else "accuracy, %", fontsize=8)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.3)
         for k, arm in enumerate(claim.arms):
@@ -714,7 +716,7 @@ def main() -> int:
     parser.add_argument("--scale", choices=SCALES, help="default: that of the device")
     parser.add_argument("--device", help="torch device (default: CUDA if there is any)")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes that share the work (default: 1)")
-    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="of the JSON files")
+    parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER", help="others get no page")
     parser.add_argument("--page", action="store_true", help="only write docs/claims.md")
     arguments = parser.parse_args()
     if not any(arguments.only in claim.id for claim in CLAIMS):
@@ -725,7 +727,8 @@ def main() -> int:
     if not arguments.page:
         status = _processes(arguments.jobs, scale, device, arguments)
     if arguments.jobs > 0:
-        write(arguments.results, PAGE)
+        if arguments.results == RESULTS:
+            write(RESULTS, PAGE)
         results = load(arguments.results, scale)
         for claim in CLAIMS:
             if arguments.only in claim.id:
@@ -733,20 +736,34 @@ def main() -> int:
     return status
 
 
+class _Quiet(Progress):
+    """Of a helper, which leaves the bar to the process that started it."""
+
+    def __call__(self, text: str, done: int, total: int | None) -> None:
+        pass
+
+
 def _processes(jobs: int, scale: str, device: str, arguments: argparse.Namespace) -> int:
-    """Work in this process, which --jobs 0 says of a helper too, or in so many."""
+    """Work in this process, or in so many helpers, which have --jobs 0."""
     if jobs > 1:
         words = ["--only", arguments.only, "--scale", scale, "--device", device, "--results", str(arguments.results)]
         words += ["--jobs", "0"] + (["--budget", str(arguments.budget)] if arguments.budget else [])
         threads = {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // jobs))}
         command = [sys.executable, str(Path(__file__).resolve()), *words]
         helpers = [subprocess.Popen(command, env={**threads, **os.environ}) for _ in range(jobs)]
+        progress = Progress()
         try:
-            return max(helper.wait() for helper in helpers)
-        except KeyboardInterrupt:  # which they get from the terminal too
-            return max(helper.wait() for helper in helpers)
-    progress = Progress()
-    progress.shown &= jobs > 0  # several would overwrite each other
+            while any(helper.poll() is None for helper in helpers):
+                results = load(arguments.results, scale)
+                left = len(missing(scale, results, arguments.only))
+                progress(f"pieces, {jobs} at a time", len(results), len(results) + left)
+                time.sleep(2)
+        except KeyboardInterrupt:  # which the helpers get from the terminal too
+            pass
+        progress.clear()
+        failed = [helper.wait() for helper in helpers]
+        return int(any(failed))
+    progress = Progress() if jobs else _Quiet()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell has its background jobs ignore
     timer = threading.Timer(60 * (arguments.budget or 0), os.kill, (os.getpid(), signal.SIGINT))
     timer.daemon = True
