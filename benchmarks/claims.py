@@ -114,10 +114,10 @@ def _network(**arguments: Any) -> dict[str, Any]:
 _FIXED: dict[str, Any] = {"learn_numbers": False, "learn_divergence": False}
 _STATIC, _MOTION, _BOTH = ("static",), ("motion",), ("static", "motion")
 ARMS: dict[str, Arm] = {
-    **_arms("tsn", 2.3, 0.6, rgb={}),
+    **_arms("tsn", 2.6, 0.6, rgb={}),
     **_arms(
         "motion-off",
-        3.3,
+        3.6,
         1,
         off={},
         off_t=_network(gradients="temporal"),
@@ -126,7 +126,7 @@ ARMS: dict[str, Arm] = {
     ),
     **_arms(
         "motion-repflow",
-        0.9,
+        1.1,
         0.5,
         flow=_network(n_iter=10),
         flow_fixed=_network(n_iter=10, **_FIXED),
@@ -139,22 +139,22 @@ ARMS: dict[str, Arm] = {
     ),
     **_arms(
         "motion-disentangled",
-        0.9,
+        1.2,
         0.6,
         soft=_network(branches=_MOTION),
         wta=_network(branches=_MOTION, flow="wta"),
         gradual=_network(branches=_STATIC),
         late=_network(branches=_STATIC, pooling="late"),
     ),
-    **_arms("motion-disentangled", 2, 0.9, static_motion=_network(branches=_BOTH)),
-    **_arms("motion-disentangled", 2.8, 1.2, static_motion_change={}),
+    **_arms("motion-disentangled", 2.2, 0.9, static_motion=_network(branches=_BOTH)),
+    **_arms("motion-disentangled", 3, 1.2, static_motion_change={}),
     **_arms("actionflownet-2f-scratch", 0.8, 0.4, scratch={}),
     **_arms("actionflownet-2f-finetune", 1.3, 0.6, finetune={}),
     **_arms("actionflownet-2f", 1.6, 0.7, multitask={}),
     **_arms("actionflownet-stacked", 1.5, 0.7, stacked={}),
     **_arms(
         "dncnn",
-        0.9,
+        1.1,
         0.5,
         dncnn=_network(frames=1),
         dncnn_off_2=_network(frames=2),
@@ -608,10 +608,7 @@ def page(results: Mapping[str, Results]) -> str:
         for arm in claim.arms:
             label, number = claim.printed.get(arm, ("-", None))
             shown = [_values(arm, results[scale]) for scale in SCALES]
-            cost = ", ".join(
-                f"{scale} {minutes(arm, scale, results[scale]):.2g}{'' if (arm, 0) in results[scale] else ' expected'}"
-                for scale in SCALES
-            )
+            cost = ", ".join(_cost(arm, scale, results[scale]) for scale in SCALES)
             printed = label if number is None else f"{label}: {number:g}"
             lines.append(f"| {arm} | {printed} | {' | '.join(shown)} | {cost} |")
         lines += ["", f"| difference | {' | '.join(SCALES)} |", "|---" * (1 + len(SCALES)) + "|"]
@@ -628,6 +625,11 @@ def _values(arm: str, results: Results) -> str:
     spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
     missing = "" if len(each) == len(SEEDS) else f" ({len(each)} of {len(SEEDS)} seeds)"
     return f"{statistics.mean(values):.2f}{spread}{missing}, chance {each[0]['chance']:.2f}"
+
+
+def _cost(arm: str, scale: str, results: Results) -> str:
+    measured = any(piece[0] == arm for piece in results)
+    return f"{scale} {minutes(arm, scale, results):.2g}{'' if measured else ' expected'}"
 
 
 def _difference(weights: Mapping[str, float], results: Results) -> str:
