@@ -5,7 +5,7 @@ PIP_FLAGS ?=
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench bench-networks bench-compare bench-plots resources figures exports lint mutants test-lowest clean
+.PHONY: help demo test test-slow bench bench-networks bench-compare bench-plots resources claims claims-gpu figures exports lint mutants test-lowest clean
 
 help:
 	@echo "make demo         run every operator on a photograph moved by a known flow, write motionspec-demo/report.html"
@@ -16,6 +16,8 @@ help:
 	@echo "make bench-compare BASE=commit   fail if this checkout is slower than that commit (ONLY=off)"
 	@echo "make bench-plots  draw time and fraction of the floor over size from benchmarks/results, write docs/scaling.md"
 	@echo "make resources    compile every Triton kernel, no GPU needed, write benchmarks/resources.txt"
+	@echo "make claims       put the papers' claims to the test for an hour on two cores, write docs/claims.md (BUDGET=60 JOBS=2)"
+	@echo "make claims-gpu   the same, larger, for nine minutes on a GPU (BUDGET=9 JOBS=8); both go on where they stopped (ONLY=off)"
 	@echo "make figures      draw docs/figures/*.png again"
 	@echo "make exports      export and compile each network, write docs/exports.md"
 	@echo "make lint         ruff and mypy only"
@@ -61,6 +63,13 @@ bench-plots: .venv/.stamp
 
 resources: .venv/.stamp
 	$(BIN)/python benchmarks/resources.py
+
+# What is done stays done: the same command does more of what is left.
+claims: .venv/.stamp
+	$(BIN)/python benchmarks/claims.py --device cpu --budget $(or $(BUDGET),60) --jobs $(or $(JOBS),2) $(if $(ONLY),--only '$(ONLY)')
+
+claims-gpu: .venv/.stamp
+	$(BIN)/python benchmarks/claims.py --device cuda --budget $(or $(BUDGET),9) --jobs $(or $(JOBS),8) $(if $(ONLY),--only '$(ONLY)')
 
 figures: .venv/.stamp
 	$(BIN)/python docs/figures.py
