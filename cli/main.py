@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # so that closing stdout does not complain again
         return 0
     except KeyboardInterrupt as interrupt:
-        print(f"\nmotionspec: {interrupt or 'interrupted'}", file=sys.stderr)
+        print(f"\nmotionspec: {str(interrupt) or 'interrupted'}", file=sys.stderr)
         return 130
 
 
