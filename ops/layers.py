@@ -100,8 +100,11 @@ def batch_norm(
     given = dict(zip(wanted, tensors(name, impl, **wanted), strict=True))
     positive(name, "eps", eps)
     a = given.pop("x")
-    scale = torch.rsqrt(given["var"] + eps) * given.get("weight", 1.0)
-    shift = given.get("bias", 0.0) - given["mean"] * scale
+    mean, var = given["mean"], given["var"]
+    if not (torch.is_grad_enabled() and (mean.requires_grad or var.requires_grad)):  # it has no derivative by these
+        return F.batch_norm(a, mean, var, given.get("weight"), given.get("bias"), eps=eps).to(x.dtype)
+    scale = torch.rsqrt(var + eps) * given.get("weight", 1.0)
+    shift = given.get("bias", 0.0) - mean * scale
     per_channel = (-1, *[1] * (a.ndim - 2))
     return torch.addcmul(shift.reshape(per_channel), a, scale.reshape(per_channel)).to(x.dtype)  # once over x
 

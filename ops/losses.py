@@ -259,7 +259,7 @@ def surprise(scores: Tensor, label: Tensor) -> Tensor:
     known = label.long()
     inside = known.clamp(0, scores.shape[1] - 1)
     each = F.cross_entropy(scores, inside, reduction="none")
-    return torch.where(inside == known, each, torch.nan)
+    return each.masked_fill(inside != known, torch.nan)
 
 
 def _reduced(operator: str, total: Tensor, scores: Tensor, reduction: str) -> Tensor:

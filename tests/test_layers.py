@@ -302,3 +302,21 @@ def test_a_variance_below_zero_is_refused_by_the_oracle_alone():
     refimpl = importlib.import_module("motionspec.refimpl.layers")
     with pytest.raises(ValueError, match=r"layers.batch_norm: var: expected values of at least 0, got -1.0"):
         refimpl.batch_norm(np.zeros((1, 1, 2)), np.zeros(1), np.array([-1.0]))
+
+
+def test_batch_norm_s_gradients_do_not_depend_on_whether_the_statistics_have_one():
+    """With it x is normalised by an operator that torch has none by them for, without by torch's own."""
+    torch = pytest.importorskip("torch")
+    from motionspec.ops import layers
+
+    rng = np.random.default_rng(0)
+    x, mean, weight, bias = (torch.tensor(rng.normal(size=shape)) for shape in ((2, 3, 4, 5), 3, 3, 3))
+    var = torch.tensor(rng.uniform(0.5, 2, 3))
+    found = []
+    for by_statistics in (False, True):
+        given = [t.clone().requires_grad_() for t in (x, weight, bias)]
+        known = [t.clone().requires_grad_(by_statistics) for t in (mean, var)]
+        y = layers.batch_norm(given[0], *known, weight=given[1], bias=given[2])
+        found.append([y, *torch.autograd.grad((y**2 * torch.arange(y.numel()).view_as(y)).sum(), given)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
