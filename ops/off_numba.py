@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 
 from motionspec.ops.checks import widened
-from motionspec.ops.compiled import kernel, part, share
+from motionspec.ops.compiled import apart, kernel, part, share
 from motionspec.ops.off import register, register_spatial
 
 # Elements of the rows that a piece of work takes of a frame: they stay in the cache until the next frame needs them.
 _BAND = 2**15
+_CHUNK = 2**11  # elements of the rows that the gradient of one map takes at a time
 _ELEMENTS = 1.5e4  # that a thread writes, at least
 
 # How memory lies: `planes` to a sample, taken by so many `rows` of `groups` times `length` elements. With W innermost a
@@ -48,39 +49,81 @@ def _columns(f, g, at, above, below, row, step, middle, down, across):
         across[step + j] = upper[j] - lower[j]
 
 
+# Rows of one plane are walked as one: a loop over a short row leaves much of it to single elements.
+
+
+@apart
+def _sums(out, before, here, after, middle):
+    for j in range(out.size):
+        out[j] = before[j] + middle * here[j] + after[j]
+
+
+@apart
+def _differences(out, before, after):
+    for j in range(out.size):
+        out[j] = after[j] - before[j]
+
+
+@part
+def _rows(f, g, at, end, above, below, nothing, middle, down, across):
+    """`_columns` of the elements from `at` to `end`; of the rows above and below them, False is outside the map."""
+    row, low, high = nothing.size, at if above else at + nothing.size, end if below else end - nothing.size
+    if low < high:
+        i, k = low - at, high - at
+        _sums(down[i:k], f[low - row : high - row], f[low:high], f[low + row : high + row], middle)
+        _differences(across[i:k], g[low + row : high + row], g[low - row : high - row])
+    if not above:
+        only = end == at + row and not below
+        _sums(down[:row], nothing, f[at : at + row], nothing if only else f[at + row : at + 2 * row], middle)
+        _differences(across[:row], nothing if only else g[at + row : at + 2 * row], nothing)
+    if not below and (above or end > at + row):
+        i, k = end - at - row, end - at
+        _sums(down[i:k], f[end - 2 * row : end - row], f[end - row : end], nothing, middle)
+        _differences(across[i:k], nothing, g[end - 2 * row : end - row])
+
+
+@part
+def _along(x, y, down, across, row, step, middle):
+    """Differences along the rows of `down`, which begins a step after its buffer, into x; sums of `across` into y."""
+    n, zero = x.size, x.dtype.type(0)
+    _differences(x, down[:n], down[2 * step :])
+    _sums(y, across[:n], across[step:], across[2 * step :], middle)
+    for k in range(0, n, row):  # what was taken from the rows' neighbours
+        for left in range(k, k + step):
+            right, wide = left + row - step, row > step
+            x[left] = down[left + 2 * step] if wide else zero
+            x[right] = -down[right] if wide else zero
+            y[left] = middle * across[left + step] + (across[left + 2 * step] if wide else zero)
+            y[right] = middle * across[right + step] + (across[right] if wide else zero)
+
+
 @kernel
 def _spatial(f, Fx, Fy, H, rows, row, step, middle, low, high):
     """Of planes that lie one after the other, as those of `f` do."""
-    down, across = np.zeros(row + 2 * step, f.dtype), np.zeros(row + 2 * step, f.dtype)
-    bands = (H + rows - 1) // rows
+    down, across = np.zeros(rows * row + 2 * step, f.dtype), np.zeros(rows * row + 2 * step, f.dtype)
+    nothing, bands = np.zeros(row, f.dtype), (H + rows - 1) // rows
     for piece in range(low, high):
         plane, first = piece // bands, piece % bands * rows
-        for y in range(first, min(first + rows, H)):
-            at = (plane * H + y) * row
-            _columns(f, f, at, y > 0, y < H - 1, row, step, middle, down, across)
-            x = Fx[at : at + row]
-            for j in range(row):
-                x[j] = down[j + 2 * step] - down[j]
-            x = Fy[at : at + row]
-            for j in range(row):
-                x[j] = across[j] + middle * across[j + step] + across[j + 2 * step]
+        last = min(first + rows, H)
+        at, end = (plane * H + first) * row, (plane * H + last) * row
+        _rows(f, f, at, end, first > 0, last < H, nothing, middle, down[step:], across[step:])
+        _along(Fx[at:end], Fy[at:end], down, across, row, step, middle)
 
 
 @kernel
 def _spatial_adjoint(Fx, Fy, out, H, rows, row, step, middle, low, high):
     """The kernels are odd, so the adjoint of each is itself with the other sign."""
-    down, across = np.zeros(row + 2 * step, out.dtype), np.zeros(row + 2 * step, out.dtype)
-    bands = (H + rows - 1) // rows
+    down, across = np.zeros(rows * row + 2 * step, out.dtype), np.zeros(rows * row + 2 * step, out.dtype)
+    nothing, bands, y = np.zeros(row, out.dtype), (H + rows - 1) // rows, np.zeros(rows * row, out.dtype)
     for piece in range(low, high):
         plane, first = piece // bands, piece % bands * rows
-        for y in range(first, min(first + rows, H)):
-            at = (plane * H + y) * row
-            _columns(Fx, Fy, at, y > 0, y < H - 1, row, step, middle, down, across)
-            x = out[at : at + row]
-            for j in range(row):
-                x[j] = down[j] - down[j + 2 * step]
-            for j in range(row):
-                x[j] -= across[j] + middle * across[j + step] + across[j + 2 * step]
+        last = min(first + rows, H)
+        at, end = (plane * H + first) * row, (plane * H + last) * row
+        _rows(Fx, Fy, at, end, first > 0, last < H, nothing, middle, down[step:], across[step:])
+        x = out[at:end]
+        _along(x, y[: end - at], down, across, row, step, middle)
+        for j in range(x.size):
+            x[j] = -(x[j] + y[j])
 
 
 @kernel
@@ -184,7 +227,7 @@ def _run_spatial(run: Any, *tensors: Tensor, middle: float) -> None:
     planes, row, step = (N, W * C, C) if last else (N * C, W, 1)
     if planes:
         arrays = [_flat(tensor, last) for tensor in tensors]
-        rows, threads = max(_BAND // row, 1), 1 + int(planes * H * row / _ELEMENTS)
+        rows, threads = min(max(_CHUNK // row, 1), H), 1 + int(planes * H * row / _ELEMENTS)
         constants = (H, rows, row, step, arrays[0].dtype.type(middle))
         share(run, planes * math.ceil(H / rows), threads, *arrays, *constants)
 
