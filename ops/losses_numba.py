@@ -15,7 +15,7 @@ from motionspec.ops.checks import widened
 from motionspec.ops.compiled import apart, kernel, part, share
 from motionspec.ops.losses import register
 
-_BLOCK = 2048  # pixels of a sample that are worked on at a time
+_BLOCK = 4096  # pixels of a sample that are worked on at a time
 _PIXELS = 1e4  # that a thread has, at least
 
 

@@ -98,3 +98,20 @@ def test_apart_tells_llvm_that_arrays_do_not_overlap():
         assert out.tolist() == [2, 2, 2]
         told.append("vector.memcheck" in function.inspect_llvm(function.signatures[0]))
     assert told == [True, False]
+
+
+@pytest.mark.parametrize("chunk", [1, 9, 40])
+@pytest.mark.parametrize("last", [False, True], ids=["planes", "channels last"])
+def test_spatial_gradient_does_not_depend_on_how_many_rows_are_walked_as_one(chunk, last, monkeypatch):
+    """Nor its gradient: chunks of one row, of some, of all."""
+    from motionspec.ops import off, off_numba
+
+    monkeypatch.setattr(off_numba, "_CHUNK", chunk)
+    x, *weights = torch.randn(3, 2, 3, 5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = []
+    for impl in ("torch", "numba"):
+        leaf = x.clone().to(memory_format=torch.channels_last if last else torch.contiguous_format).requires_grad_()
+        values = off.spatial_gradient(leaf, impl=impl)
+        found += [*values, *torch.autograd.grad(values, leaf, weights)]
+    for a, b in zip(found[:3], found[3:], strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-14)
