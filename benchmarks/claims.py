@@ -37,7 +37,7 @@ from motionspec.data.clips import Clips
 from motionspec.data.degrade import rate_for
 from motionspec.data.motion import CLASSES, Motion, Size
 from motionspec.data.restoration import Windows
-from motionspec.models.table import networks
+from motionspec.models.table import CAFFE, networks
 from motionspec.train import evaluate, objectives
 from motionspec.train.loop import fit
 from motionspec.train.recipes import RECIPES, Cosine, Recipe, changed
@@ -77,7 +77,7 @@ class Scale:
 def recipes() -> dict[str, Recipe]:
     """Those for the motion benchmark, and the papers' made to the same measure where there are none."""
     motion = {name: recipe for name, recipe in RECIPES.items() if name.startswith("motion-")}
-    view, (stage,) = motion["motion-off"].view, motion["motion-rgb"].stages
+    view, (stage,) = motion["motion-repflow"].view, motion["motion-rgb"].stages
 
     def small(recipe: Recipe, **arguments: Any) -> Recipe:
         stages = tuple(
@@ -86,9 +86,22 @@ def recipes() -> dict[str, Recipe]:
         )
         return replace(recipe, arguments={**recipe.arguments, **arguments}, batch=26, stages=stages)
 
-    # TSN is the backbone of OFF, trained as OFF is.
-    off = motion["motion-off"]
-    tsn = replace(off, network="tsn", arguments={"width": 0.25, "dropout": 0.2}, stages=(stage,))
+    # OFF on TSN, whose backbone sees single frames: TSM, of the benchmark's own recipe, sees motion without OFF.
+    plain_tsn = {"width": 0.25, "dropout": 0.2, "partial_bn": False}
+    tsn = replace(
+        motion["motion-off"],
+        network="tsn",
+        arguments=plain_tsn,
+        view=replace(view, frames=CAFFE),
+        batch=26,
+        stages=(replace(stage, length=8),),
+    )
+    off = replace(
+        tsn,
+        network="off-tsn",
+        arguments={**plain_tsn, "freeze": False, "spatial_dropout": 0.2},
+        stages=(replace(motion["motion-off"].stages[0], length=8, lr=stage.lr),),
+    )
     pairs = {
         name: replace(small(recipe, width=0.25, dropout=0.2), view=replace(view, flow=recipe.view.flow))
         for name, recipe in RECIPES.items()
@@ -96,7 +109,7 @@ def recipes() -> dict[str, Recipe]:
     }
     dncnn = small(RECIPES["dncnn"], width=0.25, rest=5)
     dncnn = replace(dncnn, view=replace(dncnn.view, size=32), batch=13)
-    return {**motion, **pairs, "tsn": tsn, "dncnn": dncnn}
+    return {**motion, **pairs, "motion-off": off, "tsn": tsn, "dncnn": dncnn}
 
 
 def _arms(recipe: str, cpu: float, gpu: float, **arms: Mapping[str, Any]) -> dict[str, Arm]:
@@ -112,7 +125,7 @@ def _network(**arguments: Any) -> dict[str, Any]:
 
 
 _FIXED: dict[str, Any] = {"learn_numbers": False, "learn_divergence": False}
-_STATIC, _MOTION, _BOTH = ("static",), ("motion",), ("static", "motion")
+_STATIC, _MOTION, _BOTH, _ALL = ("static",), ("motion",), ("static", "motion"), ("static", "motion", "change")
 ARMS: dict[str, Arm] = {
     **_arms("tsn", 2.6, 0.6, rgb={}),
     **_arms(
@@ -147,7 +160,7 @@ ARMS: dict[str, Arm] = {
         late=_network(branches=_STATIC, pooling="late"),
     ),
     **_arms("motion-disentangled", 2.2, 0.9, static_motion=_network(branches=_BOTH)),
-    **_arms("motion-disentangled", 3, 1.2, static_motion_change={}),
+    **_arms("motion-disentangled", 3, 1.2, static_motion_change=_network(branches=_ALL)),
     **_arms("actionflownet-2f-scratch", 0.8, 0.4, scratch={}),
     **_arms("actionflownet-2f-finetune", 1.3, 0.6, finetune={}),
     **_arms("actionflownet-2f", 1.6, 0.7, multitask={}),
