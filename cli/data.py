@@ -24,7 +24,7 @@ from motionspec.data.flow_pairs import FlowPairs, flying_chairs, kitti, middlebu
 from motionspec.data.frames import VID_CLASSES, FrameFolders, Snippets, imagenet_vid, read_objects, septuplets
 from motionspec.data.source import cache_folder
 from motionspec.data.video import Index, Info, VideoError, read_image
-from motionspec.flow import _opencv as opencv
+from motionspec.flow import opencv
 
 Progress = Callable[[str, int, int | None], None]
 

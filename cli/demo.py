@@ -397,6 +397,18 @@ def wheel() -> np.ndarray:
 # -- the command -------------------------------------------------------------------------------------------------------
 
 
+def usable(device: str | None) -> str:
+    """The device, by default CUDA if there is any. Raises CannotRun where torch cannot compute on it."""
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
+        raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
+    return device
+
+
 def demo(
     inputs: Sequence[str],
     flow: str | None,
@@ -418,13 +430,10 @@ def demo(
         import cv2  # noqa: F401
         import jinja2  # noqa: F401
         import skimage  # noqa: F401
-        import torch
-
-        torch.zeros(1, device=device)
+        import torch  # noqa: F401
     except ModuleNotFoundError as error:
         raise CannotRun(f"demo needs {error.name}: pip install 'motionspec[demo]'") from error
-    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
-        raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
+    usable(device)
     folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 import motionspec
-from motionspec.cli.demo import Picture, Progress, said_environment, write_report
+from motionspec.cli.demo import Picture, Progress, said_environment, usable, write_report
 from motionspec.cli.demo_model import Ran, map_pictures
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
-from motionspec.cli.train import source, usable, with_flow
+from motionspec.cli.train import source, with_flow
 from motionspec.data.clips import Clips, View
 from motionspec.data.frames import septuplets
 from motionspec.data.restoration import Windows

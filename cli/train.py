@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from motionspec.cli.demo import Progress
+from motionspec.cli.demo import Progress, usable
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
 from motionspec.data.clips import Clips, View
@@ -141,16 +141,6 @@ def with_flow(of: Source, view: View) -> Source:
     """The source, with TV-L1 flow if the view needs flow and the source has none."""
     needed = view.flow or view.modality == "flow"
     return TVL1(of) if needed and not isinstance(of, FlowSource) else of
-
-
-def usable(device: str | None) -> str:
-    """The device, by default CUDA if there is any. Raises CannotRun where torch cannot compute on it."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
-        raise CannotRun(f"--device {device}: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motionspec.data.source import Flow, Images
-from motionspec.flow import _opencv
+from motionspec.flow import opencv
 
 SCALES = (1.0, 0.875, 0.75, 0.66)  # TSN's, of OFF18's released settings; without 0.66 for flow
 GREY = np.array([0.299, 0.587, 0.114])  # of R, G, B (ITU-R BT.601)
@@ -80,7 +80,7 @@ class Affine(NamedTuple):
         return np.ascontiguousarray(np.moveaxis(field, -1, 1)), seen
 
     def _fetched(self, x: NDArray[Any], size: tuple[int, int], outside: float) -> NDArray[Any]:
-        cv2 = _opencv()
+        cv2 = opencv()
         how = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
         return cv2.warpAffine(np.ascontiguousarray(x), self.matrix, size[::-1], flags=how, borderValue=outside)
 
@@ -89,7 +89,7 @@ def _resized(x: NDArray[Any], size: tuple[int, int]) -> NDArray[Any]:
     """Maps (n, H, W) or (n, H, W, c) at `size`."""
     if x.shape[1:3] == size:
         return x
-    cv2 = _opencv()
+    cv2 = opencv()
     smaller = size[0] < x.shape[1] and size[1] < x.shape[2]
     how = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
     out = np.empty((len(x), *size, *x.shape[3:]), x.dtype)
@@ -121,8 +121,8 @@ def jitter(frames: Images, brightness: float, contrast: float, saturation: float
     b, c, s = (rng.uniform(1 - a, 1 + a) for a in (brightness, contrast, saturation))
     n, H, W, _ = frames.shape
     rows = frames.reshape(n * H, W, 3)
-    mean = np.array(_opencv().mean(rows)[:3]) @ GREY
+    mean = np.array(opencv().mean(rows)[:3]) @ GREY
     colours = s * np.eye(3) + (1 - s) * GREY
     # (b x - b mean) c + b mean, then colours; a grey is the same for `colours`.
     affine = np.column_stack([b * c * colours, np.full(3, b * mean * (1 - c))])
-    return _opencv().transform(rows, affine).reshape(frames.shape)
+    return opencv().transform(rows, affine).reshape(frames.shape)

@@ -32,7 +32,7 @@ from motionspec.data import augment
 from motionspec.data.augment import Crop
 from motionspec.data.source import FlowSource, Images, Source
 from motionspec.data.video import VideoError
-from motionspec.flow import _opencv
+from motionspec.flow import opencv
 from motionspec.models.table import TORCHVISION, Frames
 from motionspec.refimpl import sampling
 
@@ -317,13 +317,13 @@ def normalised(frames: Images, known: Frames) -> Tensor:
     levels, planes = np.arange(256, dtype=np.float32), _planes(frames)
     values = np.empty((3, *planes[0].shape), np.float32)
     for plane, k, mean, scale in zip(values, known.order, known.mean, known.scale, strict=True):
-        plane[...] = _opencv().LUT(planes[k], (levels - np.float32(mean)) / np.float32(scale))
+        plane[...] = opencv().LUT(planes[k], (levels - np.float32(mean)) / np.float32(scale))
     return torch.from_numpy(values).unflatten(1, (len(frames), -1))
 
 
 def _planes(frames: Images) -> Sequence[Images]:
     """The three channels of frames (n, H, W, 3): (n H, W) each."""
-    return _opencv().split(frames.reshape(-1, *frames.shape[2:]))
+    return opencv().split(frames.reshape(-1, *frames.shape[2:]))
 
 
 class Epochs(Sampler[list[tuple[int, int]]]):
@@ -386,5 +386,5 @@ def loader(
 
 def _alone(worker: int) -> None:
     """A worker process uses one thread: torch sees to its own, OpenCV and its FFmpeg take all cores."""
-    _opencv().setNumThreads(0)
+    opencv().setNumThreads(0)
     os.environ.setdefault("OPENCV_FFMPEG_THREADS", "1")

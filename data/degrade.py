@@ -6,7 +6,7 @@ import numpy as np
 
 from motionspec.checks import count, message, positive
 from motionspec.data.source import Images
-from motionspec.flow import _opencv
+from motionspec.flow import opencv
 
 __all__ = ["jpeg2000", "rate_for"]
 
@@ -19,7 +19,7 @@ def jpeg2000(frames: Images, rate: int) -> Images:
     A rate that is more than a frame needs loses nothing.
     Raises TypeError or ValueError for the rate; RuntimeError where OpenCV was built without JPEG 2000.
     """
-    cv2 = _opencv()
+    cv2 = opencv()
     if count("degrade.jpeg2000", "rate", rate) > _MOST:
         raise ValueError(message("degrade.jpeg2000", "rate", f"at most {_MOST}", rate))
     if not cv2.haveImageWriter(".jp2"):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from motionspec.checks import message
 from motionspec.data.source import Images, cache_folder
-from motionspec.flow import _opencv as _import_opencv
+from motionspec.flow import opencv
 
 # FFmpeg's log level, read by OpenCV when it opens its first video: -8 is AV_LOG_QUIET. Unset, errors go to stderr.
 # A user's own setting stays.
@@ -253,7 +253,7 @@ def _frame(path: str | os.PathLike[str], capture: Any, i: int) -> Image:
 
 def _opencv() -> Any:
     try:
-        return _import_opencv()
+        return opencv()
     except ImportError as error:
         raise VideoError(str(error)) from error
 

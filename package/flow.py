@@ -84,7 +84,7 @@ def write_kitti(path: str | PathLike[str], flow: ArrayLike) -> None:
         )
     codes = np.rint(np.where(unknown, 0.0, array) * _STEPS) + _ZERO
     bgr = np.stack([np.ones(unknown.shape), codes[1], codes[0]], axis=-1) * ~unknown[..., None]
-    done, data = _opencv().imencode(".png", bgr.astype(np.uint16))
+    done, data = opencv().imencode(".png", bgr.astype(np.uint16))
     if not done:
         raise ValueError(f"write_kitti: {path}: OpenCV could not encode {unknown.shape} pixels as PNG; crop the flow")
     Path(path).write_bytes(data.tobytes())
@@ -185,7 +185,7 @@ def _read_flo(path: Path) -> NDArray[np.float32]:
 
 
 def _read_kitti(path: Path) -> NDArray[np.float64]:
-    cv2 = _opencv()
+    cv2 = opencv()
     # imdecode and not imread: it gives None for a truncated file.
     image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
@@ -218,7 +218,8 @@ def _read_npy(path: Path) -> NDArray[Any]:
     return _wide(array)
 
 
-def _opencv() -> Any:
+def opencv() -> Any:
+    """The module cv2. Raises ImportError that says what to install."""
     try:
         import cv2
     except ImportError as error:
