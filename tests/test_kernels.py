@@ -346,6 +346,17 @@ def test_endpoint_error_of_more_blocks_than_programs(monkeypatch, reduction, mos
     torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("wanted", ["flow", "target"])
+def test_endpoint_error_where_one_flow_wants_a_gradient(wanted):
+    row = EQUATIONS["losses.endpoint_error"]
+    args = tensors(exact_case(row, SMOOTH))
+    found = []
+    for function in (kernel(row), operator(row)):
+        given = args | {wanted: args[wanted].clone().requires_grad_()}
+        found += torch.autograd.grad(function(**given), given[wanted])
+    torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
 @pytest.fixture
 def atomics(monkeypatch):
     """Those that there were."""
