@@ -19,17 +19,15 @@ def shapes(operator: str, **arguments: tuple[Any, str]) -> dict[str, int]:
     """
     sizes: dict[str, int] = {}
     for name, (array, pattern) in arguments.items():
-        words, shape = pattern.split(), tuple(array.shape)
-        known = {w: int(w) if w.isdigit() else sizes.get(w) for w in words}
-        fits = len(shape) == len(words) and all(
-            (size >= int(w not in ("N", "R"))) if known[w] is None else size == known[w]
-            for w, size in zip(words, shape, strict=True)
-        )
+        words, shape, before = pattern.split(), tuple(array.shape), len(sizes)
+        fits = len(shape) == len(words)
+        for w, size in zip(words, shape, strict=False):
+            known = int(w) if w.isdigit() else sizes.setdefault(w, size)
+            fits = fits and size == known and (size >= 1 or w in ("N", "R"))
         if not fits:
-            bound = ", ".join(f"{w}={sizes[w]}" for w in words if w in sizes)
+            bound = ", ".join(f"{w}={sizes[w]}" for w in list(sizes)[:before] if w in words)
             expected = f"shape ({', '.join(words)})" + (f" with {bound}" if bound else " with sides of at least 1")
             raise ValueError(message(operator, name, expected, shape))
-        sizes.update((w, size) for w, size in zip(words, shape, strict=True) if not w.isdigit())
     return sizes
 
 
