@@ -43,6 +43,10 @@ What is multiplied and added is rounded once where the machine can.
 """
 
 
+added = numba.njit(pipeline_class=_Apart, fastmath={"contract", "reassoc"}, **_OPTIONS)
+"""As `apart`, and sums are added in an order that makes vectors of them: the same one in each call."""
+
+
 def _copy(to: Any, a: Any) -> None:
     for i in range(to.size):
         to[i] = a[i]
@@ -50,6 +54,34 @@ def _copy(to: Any, a: Any) -> None:
 
 copy = apart(_copy)
 """`to[:] = a` of one axis, which numba takes seconds to compile: with it, the words about shapes that differ."""
+
+
+class Operator:
+    """An operator of torch for the CPU, of a function whose annotations say all and that changes none of its arguments.
+
+    As `torch.library.custom_op` makes them, without its checks at each call, which take longer than a small map does.
+    """
+
+    def __init__(self, name: str, function: Callable[..., Any]) -> None:
+        schema = torch.library.infer_schema(function, mutates_args=())
+        torch.library.define(name, schema, tags=torch.Tag.pt2_compliant_tag)
+        torch.library.impl(name, "CPU", function)
+        space, _, own = name.partition("::")
+        self._name, self._call = name, getattr(getattr(torch.ops, space), own).default
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._call(*arguments)
+
+    def register_fake(self, function: Callable[..., Any]) -> Any:
+        return torch.library.register_fake(self._name, function)
+
+    def register_autograd(self, backward: Callable[..., Any], *, setup_context: Any = None) -> None:
+        torch.library.register_autograd(self._name, backward, setup_context=setup_context)
+
+
+def operator(name: str) -> Callable[[Callable[..., Any]], Operator]:
+    """A decorator: `Operator` of that name."""
+    return functools.partial(Operator, name)
 
 
 _KERNELS: list[Any] = []

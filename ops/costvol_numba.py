@@ -10,7 +10,6 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -18,7 +17,7 @@ from numba.extending import intrinsic, overload
 from torch import Tensor
 
 from motionspec.ops.checks import widened
-from motionspec.ops.compiled import kernel, part, share
+from motionspec.ops.compiled import kernel, operator, part, share
 from motionspec.ops.support import no_second_derivative
 
 # What `_multiply_add` holds in registers: so many rows times columns of so many bytes each.
@@ -317,7 +316,7 @@ def _share(run: Any, f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exc
     share(run, pairs, threads, a, b, *[t.numpy() for t in others], R_h, R_w, tau, exclude)
 
 
-@torch.library.custom_op("motionspec::displacement_map_numba", mutates_args=())
+@operator("motionspec::displacement_map_numba")
 def displacement_map(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exclude: bool) -> Tensor:
     """The expected offset (N, 2, H, W); in the half types computed in float32 and rounded once."""
     N, _, H, W = f0.shape
@@ -327,7 +326,7 @@ def displacement_map(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exc
     return out.to(f0.dtype)
 
 
-@torch.library.custom_op("motionspec::displacement_map_numba_backward", mutates_args=())
+@operator("motionspec::displacement_map_numba_backward")
 def backward(
     f0: Tensor, f1: Tensor, grad: Tensor, R_h: int, R_w: int, tau: float, exclude: bool
 ) -> tuple[Tensor, Tensor]:

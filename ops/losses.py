@@ -114,14 +114,16 @@ def register(endpoint_error: Any, backward: Any, impl: str) -> None:
     """What the operators of an implementation return, and the derivative of the first.
 
     `endpoint_error`: the sum or the mean, and the number of pixels that it was divided by. `backward`: the gradient for
-    the flow, of which that for the target is the negative.
+    the flow, and its negative, that for the target, if both are asked for, else an empty tensor.
     """
 
     def value(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool) -> tuple[Tensor, Tensor]:
         return flow.new_empty(()), flow.new_empty((), dtype=torch.float64)
 
-    def gradient(flow: Tensor, target: Tensor, mask: Tensor | None, grad: Tensor, number: Tensor) -> Tensor:
-        return flow.new_empty(flow.shape)
+    def gradients(
+        flow: Tensor, target: Tensor, mask: Tensor | None, grad: Tensor, number: Tensor, both: bool
+    ) -> tuple[Tensor, Tensor]:
+        return flow.new_empty(flow.shape), flow.new_empty(flow.shape if both else 0)
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         flow, target, mask, _ = inputs
@@ -129,11 +131,12 @@ def register(endpoint_error: Any, backward: Any, impl: str) -> None:
 
     def derivative(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         flow, target, mask, number = ctx.saved_tensors
-        found = backward(flow, target, mask, grad, number)
-        return found, -found if ctx.needs_input_grad[1] else None, None, None
+        both = ctx.needs_input_grad[1]
+        of_flow, of_target = backward(flow, target, mask, grad, number, both)
+        return of_flow, of_target if both else None, None, None
 
     endpoint_error.register_fake(value)
-    backward.register_fake(gradient)
+    backward.register_fake(gradients)
     endpoint_error.register_autograd(derivative, setup_context=save)
     backward.register_autograd(no_second_derivative("losses.endpoint_error", impl))
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from motionspec.ops.checks import widened
-from motionspec.ops.compiled import apart, kernel, part, share
+from motionspec.ops.compiled import added, apart, kernel, operator, part, share
 from motionspec.ops.losses import register
 
 _BLOCK = 4096  # pixels of a sample that are worked on at a time
@@ -20,12 +20,13 @@ _PIXELS = 1e4  # that a thread has, at least
 
 
 @part
-def _place(mask, pixels, blocks, piece):
-    """Of a block: where it begins and ends in the first plane of its sample, and its part of the mask, if any."""
+def _place(mask, pixels, blocks, piece, everywhere):
+    """Of a block: where it begins and ends in the first plane of its sample, and its part of the mask."""
     sample, first = piece // blocks, piece % blocks * _BLOCK
     last = min(first + _BLOCK, pixels)
     at = 2 * sample * pixels
-    return at + first, at + last, mask[sample * pixels + first : sample * pixels + last] if mask.size else mask
+    valid = mask[sample * pixels + first : sample * pixels + last] if mask.size else everywhere[: last - first]
+    return at + first, at + last, valid
 
 
 @part
@@ -47,90 +48,85 @@ def _odd(length):
     return np.int32(0) if length > low and length < high else np.int32(1)
 
 
-# Of one block each, f0 and f1 its part of the two planes. All four maps in one loop: one pair after the other has half
-# of the memory's bandwidth. False where a difference is odd: then `_careful_...` of the block.
+# Of one block each, f0 and f1 its part of the two planes. All maps in one loop: one pair after the other has half of
+# the memory's bandwidth, and a loop of its own for the sum leaves memory idle. Where a valid difference is odd
+# `_careful_...` follows.
 
 
-@apart
-def _lengths(f0, f1, g0, g1, lengths):
-    odd = np.int32(0)
-    for j in range(lengths.size):
+@added
+def _length(f0, f1, g0, g1, valid):
+    """The sum, and how many are odd."""
+    total, odd = 0.0, np.int32(0)
+    for j in range(valid.size):
         u, v = f0[j] - g0[j], f1[j] - g1[j]
-        lengths[j] = np.sqrt(u * u + v * v)
-        odd += _odd(lengths[j])
-    return odd == 0
+        length = np.sqrt(u * u + v * v)
+        total += length if valid[j] else type(u)(0)
+        odd += _odd(length if valid[j] else type(u)(1))
+    return total, odd
 
 
-@apart
-def _careful_lengths(f0, f1, g0, g1, lengths):
-    for j in range(lengths.size):
+@added
+def _careful_length(f0, f1, g0, g1, valid):
+    total = 0.0
+    for j in range(valid.size):
         largest, root, _, _ = _unit(f0[j] - g0[j], f1[j] - g1[j])
-        lengths[j] = largest * root
+        total += largest * root if valid[j] else type(root)(0)
+    return total
 
 
 @apart
-def _directions(f0, f1, g0, g1, scale, x, y):
+def _directions(f0, f1, g0, g1, valid, scale, x, y):
+    """How many are odd."""
     odd = np.int32(0)
-    for j in range(x.size):
+    for j in range(valid.size):
         u, v = f0[j] - g0[j], f1[j] - g1[j]
         root = np.sqrt(u * u + v * v)
         inverse = 1 / root
-        x[j], y[j] = scale * (u * inverse), scale * (v * inverse)
-        odd += _odd(root)
-    return odd == 0
+        x[j] = scale * (u * inverse) if valid[j] else type(u)(0)
+        y[j] = scale * (v * inverse) if valid[j] else type(u)(0)
+        odd += _odd(root if valid[j] else type(u)(1))
+    return odd
 
 
 @apart
-def _careful_directions(f0, f1, g0, g1, scale, x, y):
-    for j in range(x.size):
+def _careful_directions(f0, f1, g0, g1, valid, scale, x, y):
+    for j in range(valid.size):
         _, root, u, v = _unit(f0[j] - g0[j], f1[j] - g1[j])
         root = type(u)(1) if root == 0 else root
-        x[j], y[j] = scale * (u / root), scale * (v / root)
+        x[j] = scale * (u / root) if valid[j] else type(u)(0)
+        y[j] = scale * (v / root) if valid[j] else type(u)(0)
 
 
 @apart
-def _masked(values, mask):
-    for j in range(mask.size):
-        values[j] = values[j] if mask[j] else type(values[j])(0)
-
-
-@apart
-def _add(sums, values):
-    """To one sum each, in turn."""
-    for k in range(values.size // sums.size):
-        for j in range(sums.size):
-            sums[j] += values[k * sums.size + j]
-    for j in range(values.size % sums.size):
-        sums[j] += values[values.size // sums.size * sums.size + j]
+def _negated(to, a):
+    for j in range(to.size):
+        to[j] = -a[j]
 
 
 @kernel
 def _sums(f, g, mask, sums, pixels, blocks, low, high):
     """Of the distances of each block."""
-    lengths, lanes = np.empty(_BLOCK, f.dtype), np.empty(64)
+    everywhere = np.ones(_BLOCK, np.bool_)
     for piece in range(low, high):
-        at, end, valid = _place(mask, pixels, blocks, piece)
-        here = lengths[: end - at]
+        at, end, valid = _place(mask, pixels, blocks, piece, everywhere)
         maps = f[at:end], f[at + pixels : end + pixels], g[at:end], g[at + pixels : end + pixels]
-        if not _lengths(*maps, here):
-            _careful_lengths(*maps, here)
-        _masked(here, valid)
-        lanes[:] = 0
-        _add(lanes, here)
-        sums[piece] = lanes.sum()
+        total, odd = _length(*maps, valid)
+        sums[piece] = _careful_length(*maps, valid) if odd else total
 
 
 @kernel
-def _backward(f, g, mask, out, scale, pixels, blocks, low, high):
-    """The unit vector of each difference times `scale`; 0 at distance 0 and outside the mask."""
+def _backward(f, g, mask, out, negative, scale, pixels, blocks, low, high):
+    """The unit vector of each difference times `scale`; 0 at distance 0, outside the mask. If wanted its negative."""
+    everywhere = np.ones(_BLOCK, np.bool_)
     for piece in range(low, high):
-        at, end, valid = _place(mask, pixels, blocks, piece)
+        at, end, valid = _place(mask, pixels, blocks, piece, everywhere)
         maps = f[at:end], f[at + pixels : end + pixels], g[at:end], g[at + pixels : end + pixels]
         x, y = out[at:end], out[at + pixels : end + pixels]
-        if not _directions(*maps, scale, x, y):
-            _careful_directions(*maps, scale, x, y)
-        _masked(x, valid)
-        _masked(y, valid)
+        if _directions(*maps, valid, scale, x, y):
+            _careful_directions(*maps, valid, scale, x, y)
+        if negative.size:
+            _negated(negative[at:end], x)
+            _negated(negative[at + pixels : end + pixels], y)
 
 
 def _flat(tensor: Tensor) -> np.ndarray:
@@ -138,12 +134,12 @@ def _flat(tensor: Tensor) -> np.ndarray:
     return widened(tensor).contiguous().view(-1).numpy()
 
 
-def _run(run: Any, flow: Tensor, target: Tensor, mask: Tensor | None, out: np.ndarray, *constants: Any) -> None:
+def _run(run: Any, flow: Tensor, target: Tensor, mask: Tensor | None, *others: Any) -> None:
     """Share out the blocks of all samples."""
     pixels, blocks = _shares(flow)
     valid = np.empty(0, bool) if mask is None else mask.contiguous().view(-1).numpy()
     threads = 1 + int(len(flow) * pixels / _PIXELS)
-    share(run, len(flow) * blocks, threads, _flat(flow), _flat(target), valid, out, *constants, pixels, blocks)
+    share(run, len(flow) * blocks, threads, _flat(flow), _flat(target), valid, *others, pixels, blocks)
 
 
 def _shares(flow: Tensor) -> tuple[int, int]:
@@ -152,7 +148,7 @@ def _shares(flow: Tensor) -> tuple[int, int]:
     return pixels, -(-pixels // _BLOCK)
 
 
-@torch.library.custom_op("motionspec::endpoint_error_numba", mutates_args=())
+@operator("motionspec::endpoint_error_numba")
 def endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool) -> tuple[Tensor, Tensor]:
     """The sum or the mean of the distances, and the number of pixels that it was divided by."""
     pixels, blocks = _shares(flow)
@@ -163,13 +159,16 @@ def endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool
     return flow.new_full((), value), flow.new_full((), number, dtype=torch.float64)
 
 
-@torch.library.custom_op("motionspec::endpoint_error_backward_numba", mutates_args=())
-def backward(flow: Tensor, target: Tensor, mask: Tensor | None, grad: Tensor, number: Tensor) -> Tensor:
-    """The gradient for the flow; that for the target is its negative."""
+@operator("motionspec::endpoint_error_backward_numba")
+def backward(
+    flow: Tensor, target: Tensor, mask: Tensor | None, grad: Tensor, number: Tensor, both: bool
+) -> tuple[Tensor, Tensor]:
+    """The gradient for the flow; that for the target, its negative, or an empty tensor."""
     out = widened(flow).new_empty(flow.shape)
+    negative = out.new_empty(flow.shape if both else 0)
     scale = grad.double() / number.clamp(min=1)
-    _run(_backward, flow, target, mask, _flat(out), scale.to(out.dtype).numpy()[()])
-    return out.to(flow.dtype)
+    _run(_backward, flow, target, mask, _flat(out), _flat(negative), scale.to(out.dtype).numpy()[()])
+    return out.to(flow.dtype), negative.to(flow.dtype)
 
 
 register(endpoint_error, backward, "numba")

@@ -1,8 +1,8 @@
 """Triton kernels of `losses.endpoint_error`, forward and backward; imported on first use.
 
 Bound by bytes: per pixel the forward pass reads four elements and a byte of the mask, the backward pass reads the same
-and writes two. Sums do not depend on the device or on the order in which programs run: each program adds up its own
-pixels, and one program adds up the programs' sums. There are no atomics.
+and writes two, or four where both flows want a gradient. Sums do not depend on the device or on the order in which
+programs run: each program adds up its own pixels, and one program adds up the programs' sums. There are no atomics.
 """
 
 import math
@@ -82,23 +82,30 @@ def _finish(sums, counts, value, number, programs, MEAN: tl.constexpr, WIDE: tl.
 
 @triton.jit
 def _backward(
-    flow, target, mask, grad, number, out, pixels, blocks, per_sample,
-    WIDE: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr,
+    flow, target, mask, grad, number, out, negative, pixels, blocks, per_sample,
+    BOTH: tl.constexpr, WIDE: tl.constexpr, MASKED: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The unit vector of each difference, times the gradient of a distance; 0 at distance 0 and outside the mask."""
+    """The unit vector of each difference, times the gradient of a distance; 0 at distance 0 and outside the mask.
+
+    BOTH: and its negative.
+    """
     scale = (tl.load(grad).to(tl.float64) / tl.maximum(tl.load(number), 1)).to(WIDE)
     for i in range(blocks):
         n, pixel, inside = _pixels(pixels, blocks, per_sample, i, BLOCK)
         _, root, u, v, zero, _valid = _unit(flow, target, mask, n, pixel, inside, pixels, WIDE, MASKED)
-        at = out + n * 2 * pixels + pixel
-        tl.store(at, tl.where(zero, 0.0, scale * (u / root)), mask=inside)
-        tl.store(at + pixels, tl.where(zero, 0.0, scale * (v / root)), mask=inside)
+        u, v = tl.where(zero, 0.0, scale * (u / root)), tl.where(zero, 0.0, scale * (v / root))
+        at = n * 2 * pixels + pixel
+        tl.store(out + at, u, mask=inside)
+        tl.store(out + at + pixels, v, mask=inside)
+        if BOTH:
+            tl.store(negative + at, -u, mask=inside)
+            tl.store(negative + at + pixels, -v, mask=inside)
 
 
-def _launch(kernel: Any, flow: Tensor, target: Tensor, mask: Tensor | None, *others: Tensor) -> None:
+def _launch(kernel: Any, flow: Tensor, target: Tensor, mask: Tensor | None, *others: Tensor, **constants: Any) -> None:
     """One program for some blocks of pixels of a sample. Memory is walked in order: what lies otherwise is copied."""
     pixels, blocks, per_sample = _shares(flow)
-    constants = {"WIDE": _wide(flow), "MASKED": mask is not None, "BLOCK": _BLOCK, "num_warps": _WARPS}
+    constants |= {"WIDE": _wide(flow), "MASKED": mask is not None, "BLOCK": _BLOCK, "num_warps": _WARPS}
     f, g = flow.contiguous(), target.contiguous()
     m = f if mask is None else mask.contiguous()  # without a mask none is read
     with torch.cuda.device_of(flow):  # triton launches on the current device
@@ -131,11 +138,13 @@ def endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool
 
 
 @torch.library.custom_op("motionspec::endpoint_error_backward", mutates_args=())
-def backward(flow: Tensor, target: Tensor, mask: Tensor | None, grad: Tensor, number: Tensor) -> Tensor:
-    """The gradient for the flow; that for the target is its negative."""
-    out = flow.new_empty(flow.shape)
-    _launch(_backward, flow, target, mask, grad, number, out)
-    return out
+def backward(
+    flow: Tensor, target: Tensor, mask: Tensor | None, grad: Tensor, number: Tensor, both: bool
+) -> tuple[Tensor, Tensor]:
+    """The gradient for the flow; that for the target, its negative, or an empty tensor."""
+    out, negative = flow.new_empty(flow.shape), flow.new_empty(flow.shape if both else 0)
+    _launch(_backward, flow, target, mask, grad, number, out, negative, BOTH=both)
+    return out, negative
 
 
 register(endpoint_error, backward, "triton")

@@ -9,11 +9,10 @@ import math
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from motionspec.ops.checks import widened
-from motionspec.ops.compiled import apart, kernel, part, share
+from motionspec.ops.compiled import apart, kernel, operator, part, share
 from motionspec.ops.off import register, register_spatial
 
 # Elements of the rows that a piece of work takes of a frame: they stay in the cache until the next frame needs them.
@@ -36,19 +35,6 @@ def _place(piece, planes, pairs, H, rows, row, length, last):
     return plane, first, min(first + rows, H), begin, wide, block
 
 
-@part
-def _columns(f, g, at, above, below, row, step, middle, down, across):
-    """Sums down the columns of `f` around the row that begins at `at`, differences down those of `g`."""
-    nothing = np.zeros(0 if above and below else row, f.dtype)
-    upper, lower = f[at - row :] if above else nothing, f[at + row :] if below else nothing
-    here = f[at:]
-    for j in range(row):
-        down[step + j] = upper[j] + middle * here[j] + lower[j]
-    upper, lower = g[at - row :] if above else nothing, g[at + row :] if below else nothing
-    for j in range(row):
-        across[step + j] = upper[j] - lower[j]
-
-
 # Rows of one plane are walked as one: a loop over a short row leaves much of it to single elements.
 
 
@@ -66,7 +52,10 @@ def _differences(out, before, after):
 
 @part
 def _rows(f, g, at, end, above, below, nothing, middle, down, across):
-    """`_columns` of the elements from `at` to `end`; of the rows above and below them, False is outside the map."""
+    """Of the elements from `at` to `end` the sums down the columns of `f`, and the differences down those of `g`.
+
+    Of the rows above and below them, False is outside the map, where all is 0.
+    """
     row, low, high = nothing.size, at if above else at + nothing.size, end if below else end - nothing.size
     if low < high:
         i, k = low - at, high - at
@@ -130,28 +119,28 @@ def _spatial_adjoint(Fx, Fy, out, H, rows, row, step, middle, low, high):
 def _forward(f, g, out, planes, frames, pairs, H, rows, groups, length, last, middle, low, high):
     """The frames of `f` are the earlier ones, those of `g` the later; `frames` to a plane."""
     row, step = groups * length, length if last else 1
-    down, across = np.zeros(row + 2 * step, f.dtype), np.zeros(row + 2 * step, f.dtype)
+    few = 1 if last else max(_CHUNK // row, 1)  # rows that are walked as one
+    down, across = np.zeros(few * row + 2 * step, f.dtype), np.zeros(few * row + 2 * step, f.dtype)
+    nothing = np.zeros(row, f.dtype)
     for piece in range(low, high):
         plane, first, end, begin, wide, block = _place(piece, planes, pairs, H, rows, row, length, last)
         for t in range(pairs):
-            for y in range(first, end):
+            for y in range(first, end, few):
+                below = min(y + few, end)
                 at = ((plane * frames + t) * H + y) * row
-                _columns(f, f, at, y > 0, y < H - 1, row, step, middle, down, across)
-                for q in range(groups):
-                    place = begin + (t * H + y) * wide + q * 3 * length
-                    x = out[place : place + length]
-                    left, right = down[q * length :], down[q * length + 2 * step :]
-                    for e in range(length):
-                        x[e] = right[e] - left[e]
-                    x = out[place + block : place + block + length]
-                    left, mid = across[q * length :], across[q * length + step :]
-                    right = across[q * length + 2 * step :]
-                    for e in range(length):
-                        x[e] = left[e] + middle * mid[e] + right[e]
-                    x = out[place + 2 * block : place + 2 * block + length]
-                    now, then = f[at + q * length :], g[at + q * length :]
-                    for e in range(length):
-                        x[e] = then[e] - now[e]
+                to, place = at + (below - y) * row, begin + (t * H + y) * wide
+                _rows(f, f, at, to, y > 0, below < H, nothing, middle, down[step:], across[step:])
+                if not last:
+                    n = to - at
+                    dx, dy = out[place : place + n], out[place + block : place + block + n]
+                    _along(dx, dy, down, across, row, step, middle)
+                    _differences(out[place + 2 * block : place + 2 * block + n], f[at:to], g[at:to])
+                for i in range(0, row if last else 0, length):  # pixel by pixel
+                    k = place + 3 * i
+                    _differences(out[k : k + length], down[i : i + length], down[i + 2 * step :])
+                    dy, left = out[k + block : k + block + length], across[i:]
+                    _sums(dy, left, left[step:], left[2 * step :], middle)
+                    _differences(out[k + 2 * block : k + 2 * block + length], f[at + i :], g[at + i :])
 
 
 @kernel
@@ -232,7 +221,7 @@ def _run_spatial(run: Any, *tensors: Tensor, middle: float) -> None:
         share(run, planes * math.ceil(H / rows), threads, *arrays, *constants)
 
 
-@torch.library.custom_op("motionspec::off_spatial_numba", mutates_args=())
+@operator("motionspec::off_spatial_numba")
 def spatial_gradient(f: Tensor, middle: float) -> tuple[Tensor, Tensor]:
     """Fx, Fy; `middle` is the weight of the middle line across a derivative."""
     Fx, Fy = (widened(_empty(f, tuple(f.shape))) for _ in range(2))
@@ -240,7 +229,7 @@ def spatial_gradient(f: Tensor, middle: float) -> tuple[Tensor, Tensor]:
     return Fx.to(f.dtype), Fy.to(f.dtype)
 
 
-@torch.library.custom_op("motionspec::off_spatial_adjoint_numba", mutates_args=())
+@operator("motionspec::off_spatial_adjoint_numba")
 def spatial_adjoint(Fx: Tensor, Fy: Tensor, middle: float) -> Tensor:
     """The gradient of `spatial_gradient`."""
     out = widened(_empty(Fx, tuple(Fx.shape)))
@@ -248,7 +237,7 @@ def spatial_adjoint(Fx: Tensor, Fy: Tensor, middle: float) -> Tensor:
     return out.to(Fx.dtype)
 
 
-@torch.library.custom_op("motionspec::off_features_numba", mutates_args=())
+@operator("motionspec::off_features_numba")
 def features(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
     """[Fx | Fy | Ft] of a pair; `middle` is the weight of the middle line across a derivative."""
     N, C, H, W = f_prev.shape
@@ -258,7 +247,7 @@ def features(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
     return out.to(f_prev.dtype)
 
 
-@torch.library.custom_op("motionspec::off_clip_features_numba", mutates_args=())
+@operator("motionspec::off_clip_features_numba")
 def clip_features(clip: Tensor, middle: float) -> Tensor:
     """`features` of the T-1 pairs of a clip."""
     N, C, T, H, W = clip.shape
@@ -268,7 +257,7 @@ def clip_features(clip: Tensor, middle: float) -> Tensor:
     return out.to(clip.dtype)
 
 
-@torch.library.custom_op("motionspec::off_adjoint_numba", mutates_args=())
+@operator("motionspec::off_adjoint_numba")
 def adjoint(grad: Tensor, middle: float) -> Tensor:
     """The gradient of `clip_features`: (N, 3C, T-1, H, W) -> (N, C, T, H, W)."""
     N, C3, pairs, H, W = grad.shape

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from motionspec.ops import tvl1
-from motionspec.ops.compiled import kernel, part, share
+from motionspec.ops.compiled import kernel, operator, part, share
 
 _CACHE = 2**19  # bytes of the rows that are iterated together
 _ALONE = 2**11  # pixels below which a second thread costs more than it does
@@ -385,7 +385,7 @@ def _threads(pixels):
     return torch.get_num_threads() if pixels >= _ALONE else 1
 
 
-@torch.library.custom_op("motionspec::pyramid_flow", mutates_args=())
+@operator("motionspec::pyramid_flow")
 def flow(
     image0: Tensor,
     image1: Tensor,

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from motionspec.ops import tvl1_eights_numba as eights
-from motionspec.ops.compiled import apart, copy, kernel, part, share
+from motionspec.ops.compiled import apart, copy, kernel, operator, part, share
 from motionspec.ops.support import no_second_derivative
 from motionspec.ops.tvl1_planes_numba import gradient_backward, inner, load, pad, prepare, store, to_gradient
 
@@ -277,7 +277,7 @@ def _maps(f: Tensor) -> Any:
     return f.contiguous().flatten(0, 1).numpy()
 
 
-@torch.library.custom_op("motionspec::representation_flow_numba", mutates_args=())
+@operator("motionspec::representation_flow_numba")
 def representation_flow(
     f1: Tensor,
     f2: Tensor,
@@ -298,7 +298,7 @@ def representation_flow(
     return flow.flatten(1, 2)
 
 
-@torch.library.custom_op("motionspec::representation_flow_numba_backward", mutates_args=())
+@operator("motionspec::representation_flow_numba_backward")
 def _representation_flow_backward(
     by_flow: Tensor,
     f1: Tensor,

@@ -18,7 +18,7 @@ from numba import extending, types
 from torch import Tensor
 
 from motionspec.ops.checks import widened
-from motionspec.ops.compiled import copy, kernel, part, share
+from motionspec.ops.compiled import copy, kernel, operator, part, share
 from motionspec.ops.warp import register
 
 # Channels of a vector, where there are so many; few channels have a smaller map of vectors, and kernels of their own.
@@ -318,7 +318,7 @@ def _flat(tensor: Tensor) -> Any:
     return widened(tensor.detach()).contiguous().numpy()
 
 
-@torch.library.custom_op("motionspec::warp_numba", mutates_args=())
+@operator("motionspec::warp_numba")
 def warp(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool) -> Tensor:
     """`warp.bilinear`, `warp.motion` or, with the later frame, `warp.difference`."""
     N, C = x.shape[:2]
@@ -342,7 +342,7 @@ def _sign(operator: str, flow: Any) -> Any:
     return flow.dtype.type(1 if operator == "warp.bilinear" else -1)
 
 
-@torch.library.custom_op("motionspec::warp_numba_backward", mutates_args=())
+@operator("motionspec::warp_numba_backward")
 def backward(
     x: Tensor, flow: Tensor, grad: Tensor, operator: str, blend: bool, to_x: bool, to_flow: bool
 ) -> tuple[Tensor, Tensor]:
