@@ -25,8 +25,7 @@ from motionspec.data.frames import VID_CLASSES, FrameFolders, Snippets, imagenet
 from motionspec.data.source import cache_folder
 from motionspec.data.video import Index, Info, VideoError, read_image
 from motionspec.flow import opencv
-
-Progress = Callable[[str, int, int | None], None]
+from motionspec.progress import Progress
 
 SHOWN = 10  # problems of one kind that are printed
 MANY_CLASSES = 30  # of more, the clips of each are not printed

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionspec.cli.demo import Picture, Progress
+from motionspec.cli.demo import Picture
 from motionspec.cli.media import read_clip
 from motionspec.cli.networks import find
 from motionspec.cli.runner import CannotRun
@@ -18,6 +18,7 @@ from motionspec.data.video import Image
 from motionspec.flow import flow_to_color
 from motionspec.models.table import Frames
 from motionspec.models.weights import load
+from motionspec.progress import Progress
 
 
 @dataclass

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 import motionspec
-from motionspec.cli.demo import Picture, Progress, said_environment, usable, write_report
+from motionspec.cli.demo import Picture, said_environment, usable, write_report
 from motionspec.cli.demo_model import Ran, map_pictures
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
@@ -22,6 +22,7 @@ from motionspec.data.frames import septuplets
 from motionspec.data.restoration import Windows
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import Videos
+from motionspec.progress import Progress
 from motionspec.train import evaluate, objectives
 from motionspec.train.detection import Squares
 from motionspec.train.evaluate import Scores, Trained, trained

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from motionspec.cli.demo import Progress, usable
+from motionspec.cli.demo import usable
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
 from motionspec.data.clips import Clips, View
@@ -25,6 +25,7 @@ from motionspec.data.motion import SIZES, Motion
 from motionspec.data.restoration import Windows
 from motionspec.data.source import FlowSource, Source
 from motionspec.models.table import networks
+from motionspec.progress import Progress
 from motionspec.train.detection import Squares
 from motionspec.train.loop import Interrupted, fit
 from motionspec.train.recipes import RECIPES, Recipe, Stage, changed

@@ -29,6 +29,7 @@ from motionspec.data.video import VideoError
 from motionspec.models.table import Frames, networks
 from motionspec.models.weights import load
 from motionspec.ops import losses, metrics
+from motionspec.progress import Progress
 from motionspec.train import objectives
 
 __all__ = [
@@ -44,7 +45,6 @@ __all__ = [
     "write",
 ]
 
-Progress = Callable[[str, int, int | None], None]
 
 PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "25-segments": ("OFF18 §4.3, DC18 §4.2", {"places": 25}),

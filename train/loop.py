@@ -31,9 +31,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from motionspec.checks import choice, count
 from motionspec.data.clips import Epochs
+from motionspec.progress import Progress
 from motionspec.train.objectives import Batch, Records
 from motionspec.train.recipes import Cosine, Drops, Plateau, Recipe, Stage
-from motionspec.train.runs import Progress, Run, RunError, plain
+from motionspec.train.runs import Run, RunError, plain
 
 __all__ = ["Diverged", "Interrupted", "Result", "fit"]
 

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,9 +20,8 @@ from torch import nn
 
 import motionspec
 
-__all__ = ["Progress", "Run", "RunError", "plain"]
+__all__ = ["Run", "RunError", "plain"]
 
-Progress = Callable[[str, int, int], None]
 
 COLUMNS = ("step", "epoch", "stage", "lr", "loss", "gradient", "seconds", "measure", "score", "test_loss")
 _RESUME = "motionspec resume 1"  # first entry of every resume.pt
