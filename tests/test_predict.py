@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -146,6 +147,44 @@ def test_eval_prints_and_writes_all_that_repeats_it(run_folder, data, capsys):
     assert result["metrics"]["top_1"] == 0.5 and result["environment"]["torch"] == torch.__version__
 
 
+def test_eval_says_which_part_it_judged_by_default_the_test(run_folder, data, capsys):
+    write_video(data / "val" / "dark" / "dark0.avi", 20)
+    for words, part, clips in ((["--part", "val"], "val", 1), (["--part", "train"], "train", 4), ([], "test", 4)):
+        out = run_folder / "eval" / part
+        status, said, _ = command(capsys, "eval", run_folder, "--data", data, "-o", out, *words)
+        assert status == 0 and f"\npart {part}, {clips} clips: top 1" in said
+        result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        assert (result["part"], result["clips"]) == (part, clips)
+    shutil.rmtree(data / "test")
+    _, said, _ = command(capsys, "eval", run_folder, "--data", data)
+    assert "\npart val, 1 clips: top 1" in said
+    status, said, err = command(capsys, "eval", run_folder, "--data", data, "--part", "test")
+    assert (status, said, err) == (2, "", f"motionspec: {data}: has train, val and no test in split 1\n")
+
+
+def test_eval_replaces_a_result_only_by_one_of_the_same_settings(run_folder, data, capsys, monkeypatch):
+    monkeypatch.chdir(run_folder.parent)
+    words = ["eval", run_folder, "--data", data]
+    for again in (words, words, ["eval", "run", "--data", "data", "--batch", "2"]):  # what does not change a result
+        assert command(capsys, *again)[0] == 0
+    file = run_folder / "eval" / "result.json"
+    before = file.read_bytes()
+    for other, says in (
+        (["--protocol", "10-crop"], r"protocol: \[\] there, \['10-crop'\] here"),
+        (["--part", "train"], "part: 'test' there, 'train' here"),
+        (["--fuse", "run=2"], r"runs: .* there, .* here"),
+    ):
+        status, said, err = command(capsys, *words, *other)
+        assert (status, said) == (2, "") and file.read_bytes() == before
+        assert re.fullmatch(f"motionspec: {file}: of other settings \\({says}\\); name another folder by -o\n", err), (
+            err
+        )
+        assert command(capsys, *words, *other, "-o", run_folder / other[0])[0] == 0
+    file.write_text("{")
+    status, _, err = command(capsys, *words)
+    assert (status, err) == (2, f"motionspec: {file}: not of `motionspec eval`; name another folder by -o\n")
+
+
 def test_eval_measures_what_the_trainer_measured(data, tmp_path, capsys):
     recipe = dataclasses.replace(RECIPE, arguments={"width": 0.125, "classes": 2})
     network = networks()["actionflownet"].build(**recipe.arguments)
@@ -183,10 +222,19 @@ def test_eval_without_matplotlib_says_what_is_not_there(run_folder, data, capsys
 def test_eval_fuses_runs_with_weights(run_folder, data, tmp_path, capsys):
     make_run(tmp_path / "other", bias=(3.0, 0.0, 0.0, 0.0))
     for weight, right in (("0.5", "light"), ("1", "dark"), ("-1", "light")):
-        words = ["eval", run_folder, "--data", data, "--fuse", f"{tmp_path / 'other'}={weight}", "-o", tmp_path / "out"]
+        words = [
+            "eval",
+            run_folder,
+            "--data",
+            data,
+            "--fuse",
+            f"{tmp_path / 'other'}={weight}",
+            "-o",
+            tmp_path / weight,
+        ]
         status, said, _ = command(capsys, *words)
         assert status == 0 and re.search(rf"^{right} +2 +2 +1\.0000$", said, re.MULTILINE)
-    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    result = json.loads((tmp_path / "-1" / "result.json").read_text(encoding="utf-8"))
     assert [run["weight"] for run in result["runs"]] == [1.0, -1.0]
 
 
