@@ -6,6 +6,7 @@ import difflib
 import inspect
 import os
 import textwrap
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from motionspec.data.clips import Clips, View
 from motionspec.data.degrade import rate_for
 from motionspec.data.flow_cache import TVL1
 from motionspec.data.frames import septuplets
-from motionspec.data.lists import ListError, open_videos
+from motionspec.data.lists import ListError, first_part, open_part
 from motionspec.data.motion import SIZES, Motion
 from motionspec.data.restoration import Windows
 from motionspec.data.source import FlowSource, Source
@@ -113,17 +114,18 @@ def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[S
         train = Windows(clean, train=True, **options)
         test = Windows(parts["test"], train=False, **options) if "test" in parts else None
         return train, test, {"rate": rate, "psnr": psnr, "classes": []}  # of the degraded frames
-    of = source(data, recipe.view, True, arguments.split)
+    _, of = source(data, recipe.view, ["train"], arguments.split)
     clips = Clips(of, recipe.view, train=True, **options)
     try:
-        seen = Clips(source(data, recipe.view, False, arguments.split), recipe.view, train=False, **options)
+        _, others = source(data, recipe.view, ["val", "test"], arguments.split)
+        seen = Clips(others, recipe.view, train=False, **options)
     except ListError:
         seen = None
     return clips, seen, {"classes": [*of.classes]}
 
 
-def source(data: str, view: View, train: bool, split: int) -> Source:
-    """What the clips of the training or of the test are read from.
+def source(data: str, view: View, wanted: Sequence[str], split: int) -> tuple[str, Source]:
+    """The first of the wanted parts that the data have: its name, and what its clips are read from.
 
     TV-L1 flow is added where the view needs flow and the data have none. Raises CannotRun or ListError.
     """
@@ -132,10 +134,11 @@ def source(data: str, view: View, train: bool, split: int) -> Source:
         size = data.removeprefix("motion:")
         if size not in SIZES:
             raise CannotRun(f"--data {data}: expected motion:{', motion:'.join(SIZES)}, or the folder of a data set")
-        of = Motion(size, "train" if train else "test")
+        part = first_part(data, ("train", "test"), wanted)
+        of = Motion(size, part)
     else:
-        of = open_videos(data, split=split, train=train)
-    return with_flow(of, view)
+        part, of = open_part(data, wanted, split=split)
+    return part, with_flow(of, view)
 
 
 def with_flow(of: Source, view: View) -> Source:

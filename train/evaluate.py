@@ -135,7 +135,7 @@ def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained
     except ValueError as error:
         raise ValueError(f"{file} does not fit config.json, or is damaged: {error}") from error
     about = {
-        "run": str(folder),
+        "run": str(Path(folder).resolve()),
         "checkpoint": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "config": config,
