@@ -20,6 +20,8 @@ from motionspec.cli.main import main  # noqa: E402
 from motionspec.data.clips import Clips, View  # noqa: E402
 from motionspec.data.lists import open_videos  # noqa: E402
 from motionspec.data.motion import Motion, Size  # noqa: E402
+from motionspec.models.bn_inception import BNInception  # noqa: E402
+from motionspec.models.disentangled import Disentangled  # noqa: E402
 from motionspec.models.table import TORCHVISION, networks  # noqa: E402
 from motionspec.train import objectives  # noqa: E402
 from motionspec.train.loop import fit  # noqa: E402
@@ -250,6 +252,46 @@ def test_eval_refuses_broken_videos_or_names_them(run_folder, data, capsys):
     assert (result["clips"], result["judged"], result["skipped"][0]["clip"]) == (4, 3, "light/light1.avi")
 
 
+# -- train --weights ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_begins_with_the_weights_of_another(run_folder, data, tmp_path, capsys):
+    words = ["train", "actionflownet-scratch", "--data", data, "--out", tmp_path / "new", "--device", "cpu"]
+    settings = ("network.width=0.125", "view.size=32", "view.length=4", "batch=2", "length=1", "lr=1e-12")
+    words += [word for setting in settings for word in ("--set", setting)]
+    file = run_folder / "best.safetensors"
+    status, said, err = command(capsys, *words, "--weights", file)
+    assert (status, err) == (0, "")
+    assert re.match(
+        r"begins with best\.safetensors: (\d+) of \d+ loaded; kept as they were: fc\.weight, fc\.bias; not used: "
+        r"decoder\.\S+, .*, fc\.weight, fc\.bias; what is kept is random\n1 steps: ",
+        said,
+    ), said
+    old, new = (safetensors.load_file(folder / "best.safetensors") for folder in (run_folder, tmp_path / "new"))
+    for key in new:
+        same = new[key].shape == old[key].shape and torch.allclose(new[key].double(), old[key].double(), atol=1e-9)
+        assert same == (not key.startswith("fc.")) or "running" in key or "num_batches" in key, key
+    config = json.loads((tmp_path / "new" / "config.json").read_text(encoding="utf-8"))
+    assert config["weights"] == {"file": "best.safetensors", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    status, _, err = command(capsys, *words, "--resume")
+    assert status == 2 and "weights: {'file': 'best.safetensors'," in err and "there, None here" in err
+
+
+def test_a_run_of_disentangled_begins_with_bn_inception_in_all_branches(tmp_path):
+    from motionspec.cli.train import begin
+
+    backbone, network = BNInception(width=1 / 16), Disentangled(4, width=1 / 16)
+    torch.save(backbone.state_dict() | {"last_linear.weight": torch.zeros(10, 64)}, tmp_path / "imagenet.pth")
+    begin(network, tmp_path / "imagenet.pth", ())
+    whole = Disentangled(4, width=1 / 16)
+    whole.start_from(backbone)
+    state = whole.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items() if key[:3] != "fc.")
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    assert begin(whole, tmp_path / "own.pth", ()).kept == ()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
 # -- what cannot be done -----------------------------------------------------------------------------------------------
 
 
@@ -298,6 +340,18 @@ def test_damaged_runs_in_one_line(harm, says, run_folder, data, tmp_path, capsys
         (["eval", "RUN", "--data", "DATA", "--fuse", "RUN=nan"], "expected a finite number other than 0, got nan"),
         (["eval", "RUN", "--data", "DATA", "--device", "none"], "--device none: "),
         (["eval", "RUN", "--data", "DATA", "-o", "VIDEO"], "dark0.avi: File exists"),
+        (
+            ["train", "own-videos", "--data", "DATA", "--out", "new", "--weights", "x.safetensors"],
+            "--weights x.safeten",
+        ),
+        (
+            ["train", "own-videos", "--data", "DATA", "--out", "new", "--weights", "VIDEO"],
+            "load: file: expected a stat",
+        ),
+        (
+            ["train", "own-videos", "--data", "DATA", "--out", "new", "--weights", "BEST"],
+            "weights of this Disentangled",
+        ),
         (["predict", "none.avi", "--run", "RUN"], "none.avi: No such file or directory"),
         (["predict", "EMPTY", "--run", "RUN"], "empty: Is a directory"),
         (["predict", "VIDEO", "--run", "EMPTY"], "empty: no run in it"),
@@ -309,7 +363,8 @@ def test_mistakes_in_one_line(words, says, run_folder, data, tmp_path, capsys, m
     (tmp_path / "empty").mkdir()
     for k in range(2):
         write_video(tmp_path / "strange" / "jump" / f"{k}.avi", 9)
-    stand = {"RUN": "run", "DATA": "data", "EMPTY": "empty", "STRANGE": "strange", "VIDEO": "data/test/dark/dark0.avi"}
+    stand = {"RUN": "run", "DATA": "data", "EMPTY": "empty", "STRANGE": "strange"}
+    stand |= {"VIDEO": "data/test/dark/dark0.avi", "BEST": "run/best.safetensors"}
     words = [re.sub("^[A-Z]+", lambda m: stand[m.group()], word) for word in words]
     status, said, err = command(capsys, *words)
     assert (status, said) == (2, "") and err.count("\n") == 1 and says in err, err
