@@ -12,7 +12,7 @@ from torch import Tensor
 
 from motionspec.cli.demo import Picture
 from motionspec.cli.media import read_clip
-from motionspec.cli.networks import find
+from motionspec.cli.networks import find, readable
 from motionspec.cli.runner import CannotRun
 from motionspec.data.video import Image
 from motionspec.flow import flow_to_color
@@ -41,11 +41,10 @@ def run_network(
     try:
         network: Any = row.build(**{**row.arguments, **{key: _value(text) for key, text in options.items()}}).eval()
         if weights is not None:
-            said = f"weights of {Path(weights).name}: {load(network, weights)}"
+            with readable(weights):
+                said = f"weights of {Path(weights).name}: {load(network, weights)}"
     except (ValueError, TypeError, ModuleNotFoundError) as error:
         raise CannotRun(str(error)) from error
-    except OSError as error:
-        raise CannotRun(f"--weights {weights}: {error.strerror or error}") from error
     _, T, H, W = row.input
     images = read_clip(video, T, lambda done, total: progress(f"decoding {Path(video).name}", done, total))
     clip = clip_of(images, row.frames, H, W).to(device)

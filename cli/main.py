@@ -197,6 +197,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--data", metavar="PATH", help="the folder of a data set, or motion:tiny, small, medium, large")
     one.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="of UCF-101 and HMDB-51 (default: 1)")
     one.add_argument("-o", "--out", dest="output", metavar="RUN", help="the folder of the run")
+    one.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="begin with these, of an earlier run or published; other classes get a new last layer (default: random)",
+    )
     one.add_argument("--resume", action="store_true", help="go on where the run stopped, with the same settings")
     one.add_argument(
         "--set",

@@ -3,10 +3,11 @@
 import argparse
 import ast
 import difflib
+import hashlib
 import inspect
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from motionspec.cli.demo import usable
+from motionspec.cli.networks import readable
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
 from motionspec.data.clips import Clips, View
@@ -25,7 +27,10 @@ from motionspec.data.lists import ListError, first_part, open_part
 from motionspec.data.motion import SIZES, Motion
 from motionspec.data.restoration import Windows
 from motionspec.data.source import FlowSource, Source
-from motionspec.models.table import networks
+from motionspec.models.bn_inception import BNInception
+from motionspec.models.disentangled import BRANCHES, Disentangled
+from motionspec.models.table import Network, networks
+from motionspec.models.weights import Report, load_parts, read
 from motionspec.progress import Progress
 from motionspec.train.detection import Squares
 from motionspec.train.loop import Interrupted, fit
@@ -51,8 +56,17 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     row = networks()[recipe.network]
     if "classes" in inspect.signature(row.build).parameters and "classes" not in recipe.arguments:
         recipe = replace(recipe, arguments={**recipe.arguments, "classes": len(about["classes"])})
+    options = {**row.arguments, **recipe.arguments}
     torch.manual_seed(arguments.seed)
-    network = row.build(**{**row.arguments, **recipe.arguments})
+    network = row.build(**options)
+    lines = []
+    if arguments.weights is not None:
+        with readable(arguments.weights):
+            report = begin(network, arguments.weights, head(row, options))
+            digest = hashlib.sha256(Path(arguments.weights).read_bytes()).hexdigest()
+        about["weights"] = {"file": Path(arguments.weights).name, "sha256": digest}
+        random = "; what is kept is random" if report.kept else ""
+        lines.append(f"begins with {Path(arguments.weights).name}: {report}{random}")
     try:
         result = fit(
             recipe,
@@ -78,7 +92,26 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     measured = ", ".join(f"{name} {value:.4g}" for name, value in result.measured.items()) or "nothing to measure"
     best = "" if result.best is None else f"; best {next(iter(result.measured))} {result.best:.4g}"
     files = "config.json, log.csv, curves.png, best.safetensors, last.safetensors"
-    return [f"{result.steps} steps: {measured}{best}", f"{Path(arguments.output).resolve()}: {files}"]
+    return [*lines, f"{result.steps} steps: {measured}{best}", f"{Path(arguments.output).resolve()}: {files}"]
+
+
+def begin(network: torch.nn.Module, file: str | os.PathLike[str], head: Sequence[str]) -> Report:
+    """`load_parts`, or all branches of DC18's network begin with a BN-Inception."""
+    if isinstance(network, Disentangled) and not any(name.split(".")[0] in BRANCHES for name in read(file)):
+        backbone = BNInception(width=network.width)
+        report = load_parts(backbone, file)
+        network.start_from(backbone)
+        return report
+    return load_parts(network, file, head=head)
+
+
+def head(row: Network, options: Mapping[str, Any]) -> list[str]:
+    """The layers whose shapes the number of classes decides."""
+    if not isinstance(options.get("classes"), int):
+        return []
+    with torch.device("meta"):
+        one, other = (row.build(**{**options, "classes": K}).state_dict() for K in (2, 3))
+    return sorted({name.rpartition(".")[0] for name in one if one[name].shape != other[name].shape})
 
 
 def find(name: str) -> Recipe:

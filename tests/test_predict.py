@@ -341,16 +341,16 @@ def test_damaged_runs_in_one_line(harm, says, run_folder, data, tmp_path, capsys
         (["eval", "RUN", "--data", "DATA", "--device", "none"], "--device none: "),
         (["eval", "RUN", "--data", "DATA", "-o", "VIDEO"], "dark0.avi: File exists"),
         (
-            ["train", "own-videos", "--data", "DATA", "--out", "new", "--weights", "x.safetensors"],
+            ["train", "own-videos", "--data", "DATA", "-o", "new", "--weights", "x.safetensors"],
             "--weights x.safeten",
         ),
         (
-            ["train", "own-videos", "--data", "DATA", "--out", "new", "--weights", "VIDEO"],
+            ["train", "own-videos", "--data", "DATA", "-o", "new", "--weights", "VIDEO"],
             "load: file: expected a stat",
         ),
         (
-            ["train", "own-videos", "--data", "DATA", "--out", "new", "--weights", "BEST"],
-            "weights of this Disentangled",
+            ["train", "own-videos", "--data", "DATA", "-o", "new", "--weights", "BEST"],
+            "weights of this BNInception",
         ),
         (["predict", "none.avi", "--run", "RUN"], "none.avi: No such file or directory"),
         (["predict", "EMPTY", "--run", "RUN"], "empty: Is a directory"),

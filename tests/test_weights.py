@@ -200,7 +200,8 @@ def test_the_first_layer_crosses_modalities_only_if_asked(tmp_path, modality, ch
 
 # -- to learn on from --------------------------------------------------------------------------------------------------
 
-HEAD = ("fc.weight", "fc.bias", "backbone.fc.weight", "backbone.fc.bias")
+HEAD = ("fc", "backbone.fc")
+TSM = {"depth": 18, "width": 1 / 8}  # narrower maps cannot be shifted
 
 
 def kept_and_loaded(network, file, **options):
@@ -221,22 +222,16 @@ def test_only_a_head_of_other_classes_begins_anew(imagenet):
         load_parts(ResNet(4, **SMALL), path)
 
 
-def test_a_backbone_is_loaded_and_what_is_on_it_begins_anew(imagenet, tmp_path):
-    path, state = imagenet
-    network = OFFTSM(4, **SMALL)
-    report = kept_and_loaded(network, path, head=HEAD)
+def test_a_backbone_is_loaded_and_what_is_on_it_begins_anew(tmp_path):
+    state = random(ResNet(10, **TSM).state_dict())
+    torch.save(state, tmp_path / "resnet18.pth")
+    network = OFFTSM(4, **TSM)
+    report = kept_and_loaded(network, tmp_path / "resnet18.pth", head=HEAD)
     assert equal(network.backbone, state, but=("fc.weight", "fc.bias"))
     assert {key.partition(".")[0] for key in report.kept} == {"off", "backbone"}  # its fc
     torch.save(published(TSN(4, width=1 / 16))[0], tmp_path / "tsn.pth")
     report = kept_and_loaded(OFFNetwork(4, width=1 / 16), tmp_path / "tsn.pth")  # whose backbone is a TSN
     assert {key.partition(".")[0] for key in report.loaded} == {"backbone"} and report.dropped == ()
-
-
-def test_a_part_that_the_network_has_not_is_not_used(tmp_path):
-    network = OFFTSM(4, **SMALL)
-    torch.save(random(network.state_dict()), tmp_path / "off.pth")
-    report = kept_and_loaded(ResNet(4, **SMALL), tmp_path / "off.pth")
-    assert report.kept == () and {key.partition(".")[0] for key in report.dropped} == {"off"}
 
 
 def test_a_part_fits_whole_or_nothing_is_loaded(imagenet):
