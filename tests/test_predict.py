@@ -252,6 +252,16 @@ def test_eval_refuses_broken_videos_or_names_them(run_folder, data, capsys):
     assert (result["clips"], result["judged"], result["skipped"][0]["clip"]) == (4, 3, "light/light1.avi")
 
 
+def test_of_many_broken_videos_the_first_are_named(run_folder, data, capsys):
+    for k in range(22):
+        (data / "test" / "dark" / f"empty{k:02}.avi").touch()
+    status, said, _ = command(capsys, "eval", run_folder, "--data", data, "--broken", "skip")
+    assert status == 0 and said.count("the file is empty") == 20
+    assert "skipped 22 of 26 clips" in said and "\n  ... and 2 more; all: result.json\n" in said
+    result = json.loads((run_folder / "eval" / "result.json").read_text(encoding="utf-8"))
+    assert len(result["skipped"]) == 22
+
+
 # -- train --weights ---------------------------------------------------------------------------------------------------
 
 
