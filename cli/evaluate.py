@@ -3,7 +3,7 @@
 import argparse
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from motionspec.cli.demo import Picture, said_environment, usable, write_report
 from motionspec.cli.demo_model import Ran, map_pictures
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
-from motionspec.cli.train import source, with_flow
+from motionspec.cli.train import meet, source, with_flow
 from motionspec.data.clips import Clips, View
 from motionspec.data.frames import septuplets
 from motionspec.data.lists import first_part
@@ -24,12 +24,12 @@ from motionspec.data.restoration import Windows
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import Videos
 from motionspec.progress import Progress
-from motionspec.train import evaluate, objectives
+from motionspec.train import evaluate
 from motionspec.train.detection import Squares
 from motionspec.train.evaluate import Scores, Trained, trained
 from motionspec.train.runs import different, environment
 
-SHOWN = 20  # classes in the terminal
+SHOWN = 20  # classes, and clips that were skipped, in the terminal
 
 
 # -- eval --------------------------------------------------------------------------------------------------------------
@@ -41,12 +41,11 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     named = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
     runs = [(trained(folder, arguments.checkpoint), weight) for folder, weight in named]
     first = runs[0][0]
-    classifies = first.measure is objectives.accuracy
-    if not classifies and (arguments.fuse or arguments.protocol):
+    if not first.classifies and (arguments.fuse or arguments.protocol):
         raise CannotRun("--fuse and --protocol are for classifiers; this run's recipe is measured by other numbers")
     options = {"workers": arguments.workers, "broken": arguments.broken, "device": device, "progress": progress}
     about = {name: getattr(arguments, name) for name in ("data", "split", "protocol", "broken", "seed", "batch")}
-    if not arguments.data.startswith("motion:"):
+    if first.data != "squares" and not arguments.data.startswith("motion:"):
         about["data"] = str(Path(arguments.data).resolve())
     about |= {"workers": arguments.workers, "environment": environment()}
     folder = Path(arguments.output or Path(arguments.run_folder) / "eval")
@@ -59,7 +58,7 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     ]
     _replaceable(folder / "result.json", about)
     folder.mkdir(parents=True, exist_ok=True)  # an error now, not after an hour
-    if not classifies:
+    if not first.classifies:
         _, clips, names = data[0]
         records, broken = evaluate.measured(first.network, clips, first.measure, **options)
         metrics = first.summary([*records.values()])
@@ -67,7 +66,7 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
         lines = [f"part {part}, {len(records)} clips: {numbers}"]
         if broken:
-            lines += [f"skipped {len(broken)} of {len(names)} clips:", *(f"  {why}" for why in broken.values())]
+            lines += [f"skipped {len(broken)} of {len(names)} clips:", *_first(broken)]
         return [*lines, f"{folder.resolve()}: result.json, clips.csv"]
     found = [
         evaluate.score(run.network, clips, classes=run.classes, batch=arguments.batch, **options)
@@ -99,9 +98,10 @@ def _settings(about: dict[str, Any]) -> dict[str, Any]:
 def _data(run: Trained, arguments: argparse.Namespace) -> tuple[str, Any, tuple[str, ...]]:
     """What a run is judged on: the name of the part, its clips, their names."""
     wanted = [arguments.part] if arguments.part else ["test", "val"]  # val has chosen the weights
+    meet(run.about["config"]["recipe"]["name"], run.data, arguments.data)
     if run.data == "squares":
         part = first_part(arguments.data, ("train", "test"), wanted)
-        squares = Squares(32, train=part == "train", seed=arguments.seed)
+        squares = Squares(32, run.view.size, train=part == "train", seed=arguments.seed)
         return part, squares, tuple(map(str, range(len(squares))))
     if run.data == "septuplets":
         parts, config = septuplets(arguments.data), run.about["config"]
@@ -138,13 +138,19 @@ def said(of: Scores, part: str, folder: Path) -> list[str]:
     if of.broken:
         bound = 100 * result["top_1_skipped_as_wrong"]
         lines.append(f"skipped {len(of.broken)} of {len(of.names)} clips; with them as wrong, top 1 is {bound:.2f} %:")
-        lines += [f"  {why}" for why in of.broken.values()]
+        lines += _first(of.broken)
     files = ["result.json", "classes.csv", "confusion.csv", "confusion.png", "scores.csv"]
     there = [name for name in files if (folder / name).is_file()]
     lines.append(f"{folder.resolve()}: {', '.join(there)}")
     return (
         lines if there == files else [*lines, "no confusion.png without matplotlib: pip install 'motionspec[figures]'"]
     )
+
+
+def _first(broken: Mapping[int, str]) -> list[str]:
+    """What is wrong with the first clips that were skipped, a line each."""
+    lines = [f"  {why}" for why in [*broken.values()][:SHOWN]]
+    return [*lines, f"  ... and {len(broken) - SHOWN} more; all: result.json"] if len(broken) > SHOWN else lines
 
 
 # -- predict -----------------------------------------------------------------------------------------------------------
@@ -156,6 +162,10 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     if importlib.util.find_spec("jinja2") is None:
         raise CannotRun("predict needs jinja2: pip install 'motionspec[demo]'")
     run = trained(arguments.run_folder, arguments.checkpoint)
+    if not run.classifies:
+        raise CannotRun(
+            f"{arguments.run_folder}: predict is for classifiers; this run's recipe is measured by other numbers"
+        )
     video = Path(arguments.video)
     view = replace(evaluate.protocol(run.view, arguments.protocol), flow=None)  # no targets are needed
     videos = with_flow(Videos(video.parent, (video.name,), (NO_LABEL,), run.classes), view)

@@ -130,12 +130,10 @@ Samples = Dataset[dict[str, torch.Tensor]]
 def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[Samples, Samples | None, dict[str, Any]]:
     """What a recipe trains on and what it is measured on, if there is any, and what config.json says of it."""
     options: dict[str, Any] = {"seed": arguments.seed, "broken": arguments.broken}
-    if (recipe.data == "squares") != (data == "squares"):
-        expected = "learns from --data squares" if recipe.data == "squares" else "takes no squares: name a data set"
-        raise CannotRun(f"--data {data}: {recipe.name} {expected}")
+    meet(recipe.name, recipe.data, data)
     if recipe.data == "squares":
-        seed = arguments.seed
-        return Squares(seed=seed), Squares(32, train=False, seed=seed), {"classes": [*Squares.classes]}
+        shape: dict[str, Any] = {"side": recipe.view.size, "seed": arguments.seed}
+        return Squares(**shape), Squares(32, train=False, **shape), {"classes": [*Squares.classes]}
     if recipe.data == "septuplets":
         parts = septuplets(data)
         if "train" not in parts:
@@ -144,7 +142,9 @@ def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[S
         shown = sorted({k * len(clean) // _DEGRADED for k in range(_DEGRADED)})
         rate, psnr = rate_for(recipe.degraded, [clean.read(k, [clean.length(k) // 2])[0] for k in shown])
         options |= {"frames": recipe.arguments.get("frames", 3), "rate": rate}
-        train = Windows(clean, train=True, **options)
+        # Whole frames, as the paper's, unless a size is asked for.
+        size = 0 if recipe.view == RECIPES[recipe.name].view else recipe.view.size
+        train = Windows(clean, train=True, size=size, **options)
         test = Windows(parts["test"], train=False, **options) if "test" in parts else None
         return train, test, {"rate": rate, "psnr": psnr, "classes": []}  # of the degraded frames
     _, of = source(data, recipe.view, ["train"], arguments.split)
@@ -155,6 +155,13 @@ def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[S
     except ListError:
         seen = None
     return clips, seen, {"classes": [*of.classes]}
+
+
+def meet(recipe: str, kind: str, data: str) -> None:
+    """Raise CannotRun where a recipe that learns from squares gets other data, or another gets squares."""
+    if (kind == "squares") != (data == "squares"):
+        expected = "learns from --data squares" if kind == "squares" else "takes no squares: name a data set"
+        raise CannotRun(f"--data {data}: {recipe} {expected}")
 
 
 def source(data: str, view: View, wanted: Sequence[str], split: int) -> tuple[str, Source]:

@@ -106,6 +106,11 @@ class Trained:
     summary: Callable[[objectives.Records], dict[str, float]]
     about: dict[str, Any]
 
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives scores of clips, and not flow, boxes or frames."""
+        return self.measure is objectives.accuracy
+
 
 def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained:
     """The network of a run folder with the weights CHECKPOINT.safetensors, "best" or "last".
