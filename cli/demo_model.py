@@ -58,8 +58,8 @@ def run_network(
         f"{name} [{row.source}] on {T} frames in a row from the middle of {Path(video).name}: {said}.",
         f"Frames of {W} x {H}: the middle of each, scaled; {row.frames}.",
     ]
-    scores = parts["scores"]
-    if scores.ndim == 2:
+    scores = parts.get("scores")  # FlowNets give none
+    if scores is not None and scores.ndim == 2:
         top = scores[0].double().softmax(0).topk(min(5, scores.shape[1]))
         shares = [f"class {k}: {100 * share:.2f} %" for share, k in zip(top.values, top.indices, strict=True)]
         text.append(f"Highest scores: {', '.join(shares)}.")
