@@ -59,14 +59,15 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     options = {**row.arguments, **recipe.arguments}
     torch.manual_seed(arguments.seed)
     network = row.build(**options)
-    lines = []
+    first = not int(os.environ.get("RANK", 0))  # of several processes the first speaks
     if arguments.weights is not None:
         with readable(arguments.weights):
             report = begin(network, arguments.weights, head(row, options))
             digest = hashlib.sha256(Path(arguments.weights).read_bytes()).hexdigest()
         about["weights"] = {"file": Path(arguments.weights).name, "sha256": digest}
-        random = "; what is kept is random" if report.kept else ""
-        lines.append(f"begins with {Path(arguments.weights).name}: {report}{random}")
+        if first and not arguments.resume:  # now, as the training may take days
+            random = "; what is kept is random" if report.kept else ""
+            print(f"begins with {Path(arguments.weights).name}: {report}{random}", flush=True)
     try:
         result = fit(
             recipe,
@@ -87,12 +88,12 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
         )
     except Interrupted as stop:
         raise KeyboardInterrupt(f"{stop}; the same command with --resume goes on") from stop
-    if int(os.environ.get("RANK", 0)):  # of several processes the first speaks
+    if not first:
         return []
     measured = ", ".join(f"{name} {value:.4g}" for name, value in result.measured.items()) or "nothing to measure"
     best = "" if result.best is None else f"; best {next(iter(result.measured))} {result.best:.4g}"
     files = "config.json, log.csv, curves.png, best.safetensors, last.safetensors"
-    return [*lines, f"{result.steps} steps: {measured}{best}", f"{Path(arguments.output).resolve()}: {files}"]
+    return [f"{result.steps} steps: {measured}{best}", f"{Path(arguments.output).resolve()}: {files}"]
 
 
 def begin(network: torch.nn.Module, file: str | os.PathLike[str], head: Sequence[str]) -> Report:
