@@ -25,8 +25,7 @@ from motionspec.data.frames import VID_CLASSES, FrameFolders, Snippets, imagenet
 from motionspec.data.source import cache_folder
 from motionspec.data.video import Index, Info, VideoError, read_image
 from motionspec.flow import opencv
-
-Progress = Callable[[str, int, int | None], None]
+from motionspec.progress import Progress
 
 SHOWN = 10  # problems of one kind that are printed
 MANY_CLASSES = 30  # of more, the clips of each are not printed
@@ -246,7 +245,8 @@ def _about_videos(good: Mapping[Path, Info]) -> str:
     if not good:
         return "no video is usable"
     frames = [info.frames for info in good.values()]
-    short = [info.declared - info.frames for info in good.values() if info.declared > info.frames]
+    lacks = {path: max(0, info.declared - info.frames) for path, info in good.items()}
+    short = [n for n in lacks.values() if n]
     text = f"frames of a video: {_span(frames)}; {sum(frames)} in all"
     text += f"\nresolutions: {_sizes((info.height, info.width) for info in good.values())}"
     if short:
@@ -255,6 +255,11 @@ def _about_videos(good: Mapping[Path, Info]) -> str:
             f"\n{len(short)} of {len(good)} videos decode to {some} fewer than declared: what decodes counts; so few "
         )
         text += "missing are no truncation"
+    usual = min(statistics.multimode(lacks.values()))
+    odd = [f"  {path}: {good[path].frames} of {good[path].declared}" for path, n in lacks.items() if n > usual]
+    if odd:
+        more = [f"  and {len(odd) - SHOWN} more; --json FILE has them all"] if len(odd) > SHOWN else []
+        text += "\n".join(["\nthese lack more than is usual here, as damage does:", *odd[:SHOWN], *more])
     return text
 
 

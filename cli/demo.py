@@ -20,6 +20,7 @@ from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import number, settings, table, used
 from motionspec.data.video import VideoError, read_image
 from motionspec.flow import flow_to_color, read_flow
+from motionspec.progress import Progress
 from motionspec.refimpl.equations import EQUATIONS, Equation
 
 if TYPE_CHECKING:  # it needs torch, and this module
@@ -29,8 +30,6 @@ CROP = 96  # the oracle loops over pixels in Python: it sees at most CROP x CROP
 SHOWN = 400  # pictures are at most this wide
 DTYPE = "float32"
 GREY = 255.0  # the values' scale: frames are RGB in [0, 255]
-
-Progress = Callable[[str, int, int | None], None]
 
 
 @dataclass

@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionspec.cli.demo import Picture, Progress
+from motionspec.cli.demo import Picture
 from motionspec.cli.media import read_clip
-from motionspec.cli.networks import find
+from motionspec.cli.networks import find, readable
 from motionspec.cli.runner import CannotRun
 from motionspec.data.video import Image
 from motionspec.flow import flow_to_color
 from motionspec.models.table import Frames
 from motionspec.models.weights import load
+from motionspec.progress import Progress
 
 
 @dataclass
@@ -40,11 +41,10 @@ def run_network(
     try:
         network: Any = row.build(**{**row.arguments, **{key: _value(text) for key, text in options.items()}}).eval()
         if weights is not None:
-            said = f"weights of {Path(weights).name}: {load(network, weights)}"
+            with readable(weights):
+                said = f"weights of {Path(weights).name}: {load(network, weights)}"
     except (ValueError, TypeError, ModuleNotFoundError) as error:
         raise CannotRun(str(error)) from error
-    except OSError as error:
-        raise CannotRun(f"--weights {weights}: {error.strerror or error}") from error
     _, T, H, W = row.input
     images = read_clip(video, T, lambda done, total: progress(f"decoding {Path(video).name}", done, total))
     clip = clip_of(images, row.frames, H, W).to(device)
@@ -58,8 +58,8 @@ def run_network(
         f"{name} [{row.source}] on {T} frames in a row from the middle of {Path(video).name}: {said}.",
         f"Frames of {W} x {H}: the middle of each, scaled; {row.frames}.",
     ]
-    scores = parts["scores"]
-    if scores.ndim == 2:
+    scores = parts.get("scores")  # FlowNets give none
+    if scores is not None and scores.ndim == 2:
         top = scores[0].double().softmax(0).topk(min(5, scores.shape[1]))
         shares = [f"class {k}: {100 * share:.2f} %" for share, k in zip(top.values, top.indices, strict=True)]
         text.append(f"Highest scores: {', '.join(shares)}.")

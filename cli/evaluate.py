@@ -3,7 +3,7 @@
 import argparse
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,24 @@ import torch
 from torch import Tensor
 
 import motionspec
-from motionspec.cli.demo import Picture, Progress, said_environment, usable, write_report
+from motionspec.cli.demo import Picture, said_environment, usable, write_report
 from motionspec.cli.demo_model import Ran, map_pictures
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
-from motionspec.cli.train import source, with_flow
+from motionspec.cli.train import meet, source, with_flow
 from motionspec.data.clips import Clips, View
 from motionspec.data.frames import septuplets
+from motionspec.data.lists import first_part
 from motionspec.data.restoration import Windows
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import Videos
-from motionspec.train import evaluate, objectives
+from motionspec.progress import Progress
+from motionspec.train import evaluate
 from motionspec.train.detection import Squares
 from motionspec.train.evaluate import Scores, Trained, trained
-from motionspec.train.runs import environment
+from motionspec.train.runs import different, environment
 
-SHOWN = 20  # classes in the terminal
+SHOWN = 20  # classes, and clips that were skipped, in the terminal
 
 
 # -- eval --------------------------------------------------------------------------------------------------------------
@@ -38,59 +40,78 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     device = usable(arguments.device)
     named = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
     runs = [(trained(folder, arguments.checkpoint), weight) for folder, weight in named]
+    first = runs[0][0]
+    if not first.classifies and (arguments.fuse or arguments.protocol):
+        raise CannotRun("--fuse and --protocol are for classifiers; this run's recipe is measured by other numbers")
     options = {"workers": arguments.workers, "broken": arguments.broken, "device": device, "progress": progress}
-    about = {
-        name: getattr(arguments, name) for name in ("data", "split", "part", "protocol", "broken", "seed", "batch")
-    }
-    if not arguments.data.startswith("motion:"):
+    about = {name: getattr(arguments, name) for name in ("data", "split", "protocol", "broken", "seed", "batch")}
+    if first.data != "squares" and not arguments.data.startswith("motion:"):
         about["data"] = str(Path(arguments.data).resolve())
     about |= {"workers": arguments.workers, "environment": environment()}
     folder = Path(arguments.output or Path(arguments.run_folder) / "eval")
 
     data = [_data(run, arguments) for run, _ in runs]
+    about["part"] = part = data[0][0]
     about["runs"] = [
         {**run.about, "weight": weight, "view": asdict(evaluate.protocol(run.view, arguments.protocol))}
         for run, weight in runs
     ]
+    _replaceable(folder / "result.json", about)
     folder.mkdir(parents=True, exist_ok=True)  # an error now, not after an hour
-    first = runs[0][0]
-    if first.measure is not objectives.accuracy:
-        if arguments.fuse or arguments.protocol:
-            raise CannotRun("--fuse and --protocol are for classifiers; this run's recipe is measured by other numbers")
-        clips, names = data[0]
+    if not first.classifies:
+        _, clips, names = data[0]
         records, broken = evaluate.measured(first.network, clips, first.measure, **options)
         metrics = first.summary([*records.values()])
         evaluate.write_measured(folder, names, records, broken, metrics, about)
         numbers = ", ".join(f"{name} {value:.4g}" for name, value in metrics.items())
-        lines = [f"{len(records)} clips: {numbers}"]
+        lines = [f"part {part}, {len(records)} clips: {numbers}"]
         if broken:
-            lines += [f"skipped {len(broken)} of {len(names)} clips:", *(f"  {why}" for why in broken.values())]
+            lines += [f"skipped {len(broken)} of {len(names)} clips:", *_first(broken)]
         return [*lines, f"{folder.resolve()}: result.json, clips.csv"]
     found = [
         evaluate.score(run.network, clips, classes=run.classes, batch=arguments.batch, **options)
-        for (run, _), (clips, _) in zip(runs, data, strict=True)
+        for (run, _), (_, clips, _) in zip(runs, data, strict=True)
     ]
     of = evaluate.fuse([(scores, weight) for scores, (_, weight) in zip(found, runs, strict=True)])
     evaluate.write(folder, of, about)
-    return said(of, folder)
+    return said(of, part, folder)
 
 
-def _data(run: Trained, arguments: argparse.Namespace) -> tuple[Any, tuple[str, ...]]:
-    """What a run is judged on, and the names of the clips."""
-    config, train = run.about["config"], arguments.part == "train"
+def _replaceable(file: Path, about: dict[str, Any]) -> None:
+    """Raise CannotRun where a result is that this evaluation would not repeat."""
+    if not file.is_file():
+        return
+    try:
+        found = _settings(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise CannotRun(f"{file}: not of `motionspec eval`; name another folder by -o") from error
+    if differ := different(found, _settings(about)):
+        raise CannotRun(f"{file}: of other settings ({differ}); name another folder by -o")
+
+
+def _settings(about: dict[str, Any]) -> dict[str, Any]:
+    """What of a result.json its numbers depend on, but for the weights, which a run that goes on replaces."""
+    runs = [f"{run['weight']:g} x {run['run']}, {run['checkpoint']}" for run in about["runs"]]
+    return {name: about[name] for name in ("data", "split", "part", "protocol", "broken", "seed")} | {"runs": runs}
+
+
+def _data(run: Trained, arguments: argparse.Namespace) -> tuple[str, Any, tuple[str, ...]]:
+    """What a run is judged on: the name of the part, its clips, their names."""
+    wanted = [arguments.part] if arguments.part else ["test", "val"]  # val has chosen the weights
+    meet(run.about["config"]["recipe"]["name"], run.data, arguments.data)
     if run.data == "squares":
-        squares = Squares(32, train=train, seed=arguments.seed)
-        return squares, tuple(map(str, range(len(squares))))
+        part = first_part(arguments.data, ("train", "test"), wanted)
+        squares = Squares(32, run.view.size, train=part == "train", seed=arguments.seed)
+        return part, squares, tuple(map(str, range(len(squares))))
     if run.data == "septuplets":
-        parts = septuplets(arguments.data)
-        if arguments.part not in parts:
-            raise CannotRun(f"--data {arguments.data}: no sep_{arguments.part}list.txt")
+        parts, config = septuplets(arguments.data), run.about["config"]
+        part = first_part(arguments.data, parts, wanted)
         frames = config["recipe"]["arguments"].get("frames", 3)
-        windows = Windows(parts[arguments.part], train=False, frames=frames, rate=config["rate"], seed=arguments.seed)
-        return windows, windows.source.names
+        windows = Windows(parts[part], train=False, frames=frames, rate=config["rate"], seed=arguments.seed)
+        return part, windows, windows.source.names
     view = evaluate.protocol(run.view, arguments.protocol)
-    clips = Clips(source(arguments.data, view, train, arguments.split), view, train=False, seed=arguments.seed)
-    return clips, clips.source.names
+    part, of = source(arguments.data, view, wanted, arguments.split)
+    return part, Clips(of, view, train=False, seed=arguments.seed), of.names
 
 
 def _weighted(text: str) -> tuple[str, float]:
@@ -101,7 +122,7 @@ def _weighted(text: str) -> tuple[str, float]:
         raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
 
 
-def said(of: Scores, folder: Path) -> list[str]:
+def said(of: Scores, part: str, folder: Path) -> list[str]:
     """What the terminal shows of a result: the worst classes, the measures, what was skipped."""
     result = evaluate.classification(of)
     rows = [[*map(str, row)] for row in evaluate.class_rows(of) if row[1]]
@@ -113,17 +134,23 @@ def said(of: Scores, folder: Path) -> list[str]:
     judged = len(of.names) - len(of.broken)
     names = {"top_1": "top 1", "top_5": "top 5", "mean_class_accuracy": "mean over classes"}
     shares = ", ".join(f"{says} {100 * result[name]:.2f} %" for name, says in names.items() if name in result)
-    lines += ["", f"{judged} clips: {shares}; chance {100 / len(of.classes):.2f} %"]
+    lines += ["", f"part {part}, {judged} clips: {shares}; chance {100 / len(of.classes):.2f} %"]
     if of.broken:
         bound = 100 * result["top_1_skipped_as_wrong"]
         lines.append(f"skipped {len(of.broken)} of {len(of.names)} clips; with them as wrong, top 1 is {bound:.2f} %:")
-        lines += [f"  {why}" for why in of.broken.values()]
+        lines += _first(of.broken)
     files = ["result.json", "classes.csv", "confusion.csv", "confusion.png", "scores.csv"]
     there = [name for name in files if (folder / name).is_file()]
     lines.append(f"{folder.resolve()}: {', '.join(there)}")
     return (
         lines if there == files else [*lines, "no confusion.png without matplotlib: pip install 'motionspec[figures]'"]
     )
+
+
+def _first(broken: Mapping[int, str]) -> list[str]:
+    """What is wrong with the first clips that were skipped, a line each."""
+    lines = [f"  {why}" for why in [*broken.values()][:SHOWN]]
+    return [*lines, f"  ... and {len(broken) - SHOWN} more; all: result.json"] if len(broken) > SHOWN else lines
 
 
 # -- predict -----------------------------------------------------------------------------------------------------------
@@ -135,6 +162,10 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     if importlib.util.find_spec("jinja2") is None:
         raise CannotRun("predict needs jinja2: pip install 'motionspec[demo]'")
     run = trained(arguments.run_folder, arguments.checkpoint)
+    if not run.classifies:
+        raise CannotRun(
+            f"{arguments.run_folder}: predict is for classifiers; this run's recipe is measured by other numbers"
+        )
     video = Path(arguments.video)
     view = replace(evaluate.protocol(run.view, arguments.protocol), flow=None)  # no targets are needed
     videos = with_flow(Videos(video.parent, (video.name,), (NO_LABEL,), run.classes), view)

@@ -197,6 +197,11 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument("--data", metavar="PATH", help="the folder of a data set, or motion:tiny, small, medium, large")
     one.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="of UCF-101 and HMDB-51 (default: 1)")
     one.add_argument("-o", "--out", dest="output", metavar="RUN", help="the folder of the run")
+    one.add_argument(
+        "--weights",
+        metavar="FILE",
+        help="begin with these, of an earlier run or published; other classes get a new last layer (default: random)",
+    )
     one.add_argument("--resume", action="store_true", help="go on where the run stopped, with the same settings")
     one.add_argument(
         "--set",
@@ -233,7 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser(
         "eval",
         help="a trained network on a data set: accuracies, a confusion matrix, what was skipped",
-        description="Judge a network that `motionspec train` made on the test part of a data set. Writes result.json, "
+        description="Judge a network that `motionspec train` made on a part of a data set. Writes result.json, "
         "classes.csv, confusion.csv, confusion.png and scores.csv. A video's score is the mean over its views before "
         "the softmax (OFF18 (8), AF18 §4.2).",
         epilog="example: motionspec eval rgb-run --data UCF-101 --protocol 25-segments,10-crop --fuse flow-run=0.5",
@@ -243,7 +248,7 @@ def _parser() -> argparse.ArgumentParser:
         "--data", required=True, metavar="PATH", help="the folder of a data set, or motion:tiny, small, medium, large"
     )
     one.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="of UCF-101 and HMDB-51 (default: 1)")
-    one.add_argument("--part", choices=("test", "train"), default="test", help="of the data (default: test)")
+    one.add_argument("--part", choices=("train", "val", "test"), help="of the data (default: test, else val)")
     one.add_argument(
         "--fuse",
         metavar="RUN=WEIGHT",
@@ -258,7 +263,12 @@ def _parser() -> argparse.ArgumentParser:
         help="a video that cannot be read ends the command, or is named, counted and left out (default: raise)",
     )
     one.add_argument("--workers", type=_natural, default=0, metavar="N", help="processes that read clips (default: 0)")
-    one.add_argument("-o", "--output", metavar="DIR", help="folder of the results (default: RUN/eval)")
+    one.add_argument(
+        "-o",
+        "--output",
+        metavar="DIR",
+        help="folder of the results (default: RUN/eval); it keeps those of other settings",
+    )
     _judging(one)
     one.set_defaults(run=evaluate)
 

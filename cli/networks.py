@@ -2,6 +2,8 @@
 
 import difflib
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from motionspec.cli.runner import CannotRun
@@ -35,6 +37,15 @@ def find(name: str) -> "Network":
     near = difflib.get_close_matches(name, rows, n=1, cutoff=0.4)
     hint = f" Did you mean {near[0]}?" if near else ""
     raise CannotRun(f"no network {name!r}.{hint} `motionspec models` shows all")
+
+
+@contextmanager
+def readable(weights: str) -> Iterator[None]:
+    """Turns an error of reading the file that --weights names into CannotRun."""
+    try:
+        yield
+    except OSError as error:  # safetensors' have a text only
+        raise CannotRun(f"--weights {weights}: {error.strerror or error}") from error
 
 
 def sides(shape: tuple[int, ...]) -> str:

@@ -13,7 +13,8 @@ from motionspec.cli.compare import compare
 from motionspec.cli.explain import Record, explain
 from motionspec.cli.inventory import find
 from motionspec.cli.runner import CannotRun
-from motionspec.cli.vectors import Arrays, Case, Progress, Vectors, cases_of, part_of, read_npz
+from motionspec.cli.vectors import Arrays, Case, Vectors, cases_of, part_of, read_npz
+from motionspec.progress import Progress
 from motionspec.refimpl.equations import Equation
 
 ADVICE = "write it again, plain arrays of numbers as numpy.savez does"

@@ -3,9 +3,11 @@
 import argparse
 import ast
 import difflib
+import hashlib
 import inspect
 import os
 import textwrap
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +15,23 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
-from motionspec.cli.demo import Progress, usable
+from motionspec.cli.demo import usable
+from motionspec.cli.networks import readable
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
 from motionspec.data.clips import Clips, View
 from motionspec.data.degrade import rate_for
 from motionspec.data.flow_cache import TVL1
 from motionspec.data.frames import septuplets
-from motionspec.data.lists import ListError, open_videos
+from motionspec.data.lists import ListError, first_part, open_part
 from motionspec.data.motion import SIZES, Motion
 from motionspec.data.restoration import Windows
 from motionspec.data.source import FlowSource, Source
-from motionspec.models.table import networks
+from motionspec.models.bn_inception import BNInception
+from motionspec.models.disentangled import BRANCHES, Disentangled
+from motionspec.models.table import Network, networks
+from motionspec.models.weights import Report, load_parts, read
+from motionspec.progress import Progress
 from motionspec.train.detection import Squares
 from motionspec.train.loop import Interrupted, fit
 from motionspec.train.recipes import RECIPES, Recipe, Stage, changed
@@ -49,8 +56,18 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     row = networks()[recipe.network]
     if "classes" in inspect.signature(row.build).parameters and "classes" not in recipe.arguments:
         recipe = replace(recipe, arguments={**recipe.arguments, "classes": len(about["classes"])})
+    options = {**row.arguments, **recipe.arguments}
     torch.manual_seed(arguments.seed)
-    network = row.build(**{**row.arguments, **recipe.arguments})
+    network = row.build(**options)
+    first = not int(os.environ.get("RANK", 0))  # of several processes the first speaks
+    if arguments.weights is not None:
+        with readable(arguments.weights):
+            report = begin(network, arguments.weights, head(row, options))
+            digest = hashlib.sha256(Path(arguments.weights).read_bytes()).hexdigest()
+        about["weights"] = {"file": Path(arguments.weights).name, "sha256": digest}
+        if first and not arguments.resume:  # now, as the training may take days
+            random = "; what is kept is random" if report.kept else ""
+            print(f"begins with {Path(arguments.weights).name}: {report}{random}", flush=True)
     try:
         result = fit(
             recipe,
@@ -71,12 +88,31 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
         )
     except Interrupted as stop:
         raise KeyboardInterrupt(f"{stop}; the same command with --resume goes on") from stop
-    if int(os.environ.get("RANK", 0)):  # of several processes the first speaks
+    if not first:
         return []
     measured = ", ".join(f"{name} {value:.4g}" for name, value in result.measured.items()) or "nothing to measure"
     best = "" if result.best is None else f"; best {next(iter(result.measured))} {result.best:.4g}"
     files = "config.json, log.csv, curves.png, best.safetensors, last.safetensors"
     return [f"{result.steps} steps: {measured}{best}", f"{Path(arguments.output).resolve()}: {files}"]
+
+
+def begin(network: torch.nn.Module, file: str | os.PathLike[str], head: Sequence[str]) -> Report:
+    """`load_parts`, or all branches of DC18's network begin with a BN-Inception."""
+    if isinstance(network, Disentangled) and not any(name.split(".")[0] in BRANCHES for name in read(file)):
+        backbone = BNInception(width=network.width)
+        report = load_parts(backbone, file)
+        network.start_from(backbone)
+        return report
+    return load_parts(network, file, head=head)
+
+
+def head(row: Network, options: Mapping[str, Any]) -> list[str]:
+    """The layers whose shapes the number of classes decides."""
+    if not isinstance(options.get("classes"), int):
+        return []
+    with torch.device("meta"):
+        one, other = (row.build(**{**options, "classes": K}).state_dict() for K in (2, 3))
+    return sorted({name.rpartition(".")[0] for name in one if one[name].shape != other[name].shape})
 
 
 def find(name: str) -> Recipe:
@@ -95,12 +131,10 @@ Samples = Dataset[dict[str, torch.Tensor]]
 def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[Samples, Samples | None, dict[str, Any]]:
     """What a recipe trains on and what it is measured on, if there is any, and what config.json says of it."""
     options: dict[str, Any] = {"seed": arguments.seed, "broken": arguments.broken}
-    if (recipe.data == "squares") != (data == "squares"):
-        expected = "learns from --data squares" if recipe.data == "squares" else "takes no squares: name a data set"
-        raise CannotRun(f"--data {data}: {recipe.name} {expected}")
+    meet(recipe.name, recipe.data, data)
     if recipe.data == "squares":
-        seed = arguments.seed
-        return Squares(seed=seed), Squares(32, train=False, seed=seed), {"classes": [*Squares.classes]}
+        shape: dict[str, Any] = {"side": recipe.view.size, "seed": arguments.seed}
+        return Squares(**shape), Squares(32, train=False, **shape), {"classes": [*Squares.classes]}
     if recipe.data == "septuplets":
         parts = septuplets(data)
         if "train" not in parts:
@@ -109,20 +143,30 @@ def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[S
         shown = sorted({k * len(clean) // _DEGRADED for k in range(_DEGRADED)})
         rate, psnr = rate_for(recipe.degraded, [clean.read(k, [clean.length(k) // 2])[0] for k in shown])
         options |= {"frames": recipe.arguments.get("frames", 3), "rate": rate}
-        train = Windows(clean, train=True, **options)
+        # Whole frames, as the paper's, unless a size is asked for.
+        size = 0 if recipe.view == RECIPES[recipe.name].view else recipe.view.size
+        train = Windows(clean, train=True, size=size, **options)
         test = Windows(parts["test"], train=False, **options) if "test" in parts else None
         return train, test, {"rate": rate, "psnr": psnr, "classes": []}  # of the degraded frames
-    of = source(data, recipe.view, True, arguments.split)
+    _, of = source(data, recipe.view, ["train"], arguments.split)
     clips = Clips(of, recipe.view, train=True, **options)
     try:
-        seen = Clips(source(data, recipe.view, False, arguments.split), recipe.view, train=False, **options)
+        _, others = source(data, recipe.view, ["val", "test"], arguments.split)
+        seen = Clips(others, recipe.view, train=False, **options)
     except ListError:
         seen = None
     return clips, seen, {"classes": [*of.classes]}
 
 
-def source(data: str, view: View, train: bool, split: int) -> Source:
-    """What the clips of the training or of the test are read from.
+def meet(recipe: str, kind: str, data: str) -> None:
+    """Raise CannotRun where a recipe that learns from squares gets other data, or another gets squares."""
+    if (kind == "squares") != (data == "squares"):
+        expected = "learns from --data squares" if kind == "squares" else "takes no squares: name a data set"
+        raise CannotRun(f"--data {data}: {recipe} {expected}")
+
+
+def source(data: str, view: View, wanted: Sequence[str], split: int) -> tuple[str, Source]:
+    """The first of the wanted parts that the data have: its name, and what its clips are read from.
 
     TV-L1 flow is added where the view needs flow and the data have none. Raises CannotRun or ListError.
     """
@@ -131,10 +175,11 @@ def source(data: str, view: View, train: bool, split: int) -> Source:
         size = data.removeprefix("motion:")
         if size not in SIZES:
             raise CannotRun(f"--data {data}: expected motion:{', motion:'.join(SIZES)}, or the folder of a data set")
-        of = Motion(size, "train" if train else "test")
+        part = first_part(data, ("train", "test"), wanted)
+        of = Motion(size, part)
     else:
-        of = open_videos(data, split=split, train=train)
-    return with_flow(of, view)
+        part, of = open_part(data, wanted, split=split)
+    return part, with_flow(of, view)
 
 
 def with_flow(of: Source, view: View) -> Source:

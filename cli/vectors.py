@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
@@ -18,6 +18,7 @@ from motionspec.cli.check import Judge, Verdict
 from motionspec.cli.compare import as_outputs, compare, cotangents, forward_tolerance, gradient_tolerance
 from motionspec.cli.inventory import find
 from motionspec.cli.runner import CannotRun, Request, Runner
+from motionspec.progress import Progress
 from motionspec.refimpl.equations import EQUATIONS, SINGLE, Equation
 
 SCHEMA = 1  # of manifest.json: vectors.schema.json
@@ -26,7 +27,6 @@ AGAIN = "write the vectors again with `motionspec vectors`"
 ABSENT = "no row in the table: held by facts in its tests alone"
 
 Arrays = dict[str, np.ndarray]
-Progress = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ and `motionspec data check` names them all beforehand. docs/data.md shows the fo
 
 import csv
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from motionspec.data.video import Videos
@@ -30,11 +30,22 @@ def open_videos(path: str | os.PathLike[str], *, split: int = 1, train: bool = T
     `split` is that of UCF-101 and HMDB-51, 1 .. 3; the others have one. Without `train` it is the test part, of
     Kinetics and of class folders the validation part if there is one. Raises ListError.
     """
+    return open_part(path, ["train"] if train else ["val", "test"], split=split)[1]
+
+
+def open_part(path: str | os.PathLike[str], wanted: Sequence[str], *, split: int = 1) -> tuple[str, Videos]:
+    """The first of these parts that the data set of videos at `path` has, after its name. Raises ListError."""
     parts = read_parts(path)
-    for name in (f"train{split}", "train") if train else (f"test{split}", "val", "test"):
-        if name in parts:
-            return parts[name]
-    raise ListError(f"{path}: has {', '.join(parts)} and nothing to {'train' if train else 'test'} on in split {split}")
+    name = first_part(path, parts, wanted, split)
+    return name, parts[name]
+
+
+def first_part(data: str | os.PathLike[str], there: Iterable[str], wanted: Sequence[str], split: int = 1) -> str:
+    """The first of the wanted parts that there is; test is test1 where there are splits. Raises ListError."""
+    for name in (name for part in wanted for name in (f"{part}{split}", part)):
+        if name in there:
+            return name
+    raise ListError(f"{data}: has {', '.join(there)} and no {' or '.join(wanted)} in split {split}")
 
 
 def read_parts(path: str | os.PathLike[str]) -> Parts:

@@ -74,6 +74,7 @@ class Disentangled(nn.Module):
         name = "Disentangled"
         count(name, "classes", classes)
         positive(name, "width", width)
+        self.width = width
         chosen = tuple(branch for branch in BRANCHES if branch in branches)
         if not chosen or len(chosen) != len(branches):
             expected = "a tuple of some of " + ", ".join(map(repr, BRANCHES))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from motionspec.checks import message
 
-__all__ = ["RENAMES", "Report", "inflated", "load", "mean_over_colours"]
+__all__ = ["RENAMES", "Report", "inflated", "load", "load_parts", "mean_over_colours", "read"]
 
 # Published name -> ours, one after the other.
 RENAMES = (
@@ -96,7 +96,7 @@ def load(
     >>> print(report)  # doctest: +SKIP
     318 of 320 loaded; kept as they were: fc.weight, fc.bias; not used: fc.weight, fc.bias
     """
-    own, given = network.state_dict(), _read(file)
+    own, given = network.state_dict(), read(file)
     kept, dropped = _matching("keep", keep, own), _matching("drop", drop, given)
     given = convert({name: value for name, value in given.items() if name not in dropped})
     names = {_renamed(name, renames, own): name for name in given}  # the network's -> the file's
@@ -148,8 +148,42 @@ def load(
     )
 
 
-def _read(file: str | PathLike[str]) -> dict[str, Tensor]:
-    """The tensors in a file by name; a training checkpoint has them under "state_dict"."""
+def load_parts(network: nn.Module, file: str | PathLike[str], *, head: Sequence[str] = ()) -> Report:
+    """`load` what a network may learn on from: weights of other classes, of its backbone, or of a network like it.
+
+    A part is all whose names begin with the same word, such as "backbone" or "layer4". One that only the network has
+    stays as it is, one that only the file has is not used; one that both have must fit whole, but for
+      head: names of layers of the network's that stay as they are if the file has them not, or in another shape.
+    2D weights are inflated, the first convolution crosses to other modalities.
+    Returns and raises as `load`; ValueError also where nothing fits.
+    """
+    own, given = network.state_dict(), read(file)
+    names = {name: _renamed(name, RENAMES, own) for name in given}  # the file's -> the network's
+    shapes = {names[name]: value.shape for name, value in given.items()}
+    ours, theirs = ({_part(name) for name in found} for found in (own, shapes))
+    unlike = {_layer(name) for name, value in own.items() if shapes.get(name) != value.shape}
+    new = [name for name in own if _part(name) not in theirs or _layer(name) in unlike & {*head}]
+    unused = [name for name in given if _part(names[name]) not in ours]
+    if all(name in new or _layer(name) in head for name in own.keys() & shapes.keys()):
+        raise ValueError(message("load", "file", f"the weights of this {type(network).__name__}", "none of them"))
+    return load(network, file, keep=_alone(new), drop=_alone(unused), inflate=True, cross_modality=True)
+
+
+def _part(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0]
+
+
+def _alone(names: Sequence[str]) -> list[str]:
+    """The pattern that matches these names and no other."""
+    return ["|".join(map(re.escape, names))] if names else []
+
+
+def read(file: str | PathLike[str]) -> dict[str, Tensor]:
+    """The tensors in a file by name; a training checkpoint has them under "state_dict". Raises as `load`."""
     path = fspath(file)
     try:
         if path.endswith(".safetensors"):
@@ -189,8 +223,9 @@ def _renamed(name: str, renames: Sequence[tuple[str, str]], own: Mapping[str, Te
     """The network's name for a name in the file, or what the renaming makes of it."""
     for pattern, replacement in renames:
         name = re.sub(pattern, replacement, name)
-    # A backbone's weights are those of a whole network's backbone; 2D weights those of the spatial half of (2+1)D ones.
-    candidates = (name, f"backbone.{name}", re.sub(r"weight$", "spatial.weight", name))
+    # A backbone's weights are those of a whole network's backbone, or of the backbone of that; 2D weights those of the
+    # spatial half of (2+1)D ones.
+    candidates = (name, f"backbone.{name}", f"backbone.backbone.{name}", re.sub(r"weight$", "spatial.weight", name))
     return next((candidate for candidate in candidates if candidate in own), name)
 
 

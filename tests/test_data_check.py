@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from clips import cut, video
 
 from motionspec.cli import data
 from motionspec.cli.main import main
+from motionspec.data.video import Info
 from motionspec.flow import write_flo
 
 cv2 = pytest.importorskip("cv2")
@@ -49,6 +51,19 @@ def folders(tmp_path, good):
 def problems(found):
     (report,) = found
     return report["problems"]
+
+
+def test_videos_that_lack_more_frames_than_the_others_are_listed_with_both_numbers():
+    def said(*missing):
+        return data._about_videos({Path(f"{k}.avi"): Info(99 - n, 99, 48, 64) for k, n in enumerate(missing)})
+
+    assert "declared" not in said(0, 0, 0)
+    whole = said(1, 1, 1)  # as HMDB-51's
+    assert "3 of 3 videos decode to a frame fewer" in whole and "0.avi" not in whole
+    assert said(0, 2, 0, 1).endswith("more than is usual here, as damage does:\n  1.avi: 97 of 99\n  3.avi: 98 of 99")
+    assert said(1, 3, 1).endswith("as damage does:\n  1.avi: 96 of 99")
+    many = said(*[0] * 12, *[1] * 11)
+    assert many.endswith("\n  21.avi: 98 of 99\n  and 1 more; --json FILE has them all")
 
 
 def test_good_class_folders(check, folders):

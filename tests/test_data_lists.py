@@ -10,6 +10,7 @@ from motionspec.data.lists import (
     class_folders,
     hmdb51,
     kinetics,
+    open_part,
     open_videos,
     read_parts,
     ucf101,
@@ -57,7 +58,7 @@ def test_ucf101(ucf):
     assert clips(parts["test1"]) == {"Archery/v_c.avi": "Archery"}  # though there is no such file
     assert {p.root for p in parts.values()} == {ucf / "UCF"}
     assert video_format(ucf) == "UCF-101" and open_videos(ucf, train=False).names == parts["test1"].names
-    with pytest.raises(ListError, match="has train1, test1 and nothing to train on in split 2"):
+    with pytest.raises(ListError, match="has train1, test1 and no train in split 2"):
         open_videos(ucf, split=2)
 
 
@@ -221,7 +222,9 @@ def test_class_folders_in_parts(tmp_path):
         "val": {"sit/3.avi": "sit", "wave/4.avi": "wave"},
     }
     assert parts["train"].classes == parts["val"].classes == ("run", "sit", "wave")
+    touch(tmp_path, "test/run/5.avi")
     assert open_videos(tmp_path, train=False).root == tmp_path / "validation"
+    assert [open_part(tmp_path, wanted)[0] for wanted in (["test", "val"], ["dev", "val"])] == ["test", "val"]
 
 
 def test_a_class_called_train(tmp_path):
@@ -232,7 +235,7 @@ def test_a_class_called_train(tmp_path):
 def test_one_clip_a_class_is_nothing_to_test_on(tmp_path):
     touch(tmp_path, "run/1.avi", "sit/1.avi")
     assert len(open_videos(tmp_path)) == 2
-    with pytest.raises(ListError, match="has train and nothing to test on"):
+    with pytest.raises(ListError, match="has train and no val or test in split 1"):
         open_videos(tmp_path, train=False)
 
 

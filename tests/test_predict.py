@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 import sys
 
 import numpy as np
@@ -19,6 +20,8 @@ from motionspec.cli.main import main  # noqa: E402
 from motionspec.data.clips import Clips, View  # noqa: E402
 from motionspec.data.lists import open_videos  # noqa: E402
 from motionspec.data.motion import Motion, Size  # noqa: E402
+from motionspec.models.bn_inception import BNInception  # noqa: E402
+from motionspec.models.disentangled import Disentangled  # noqa: E402
 from motionspec.models.table import TORCHVISION, networks  # noqa: E402
 from motionspec.train import objectives  # noqa: E402
 from motionspec.train.loop import fit  # noqa: E402
@@ -146,6 +149,43 @@ def test_eval_prints_and_writes_all_that_repeats_it(run_folder, data, capsys):
     assert result["metrics"]["top_1"] == 0.5 and result["environment"]["torch"] == torch.__version__
 
 
+def test_eval_says_which_part_it_judged_by_default_the_test(run_folder, data, capsys):
+    write_video(data / "val" / "dark" / "dark0.avi", 20)
+    for words, part, clips in ((["--part", "val"], "val", 1), (["--part", "train"], "train", 4), ([], "test", 4)):
+        out = run_folder / "eval" / part
+        status, said, _ = command(capsys, "eval", run_folder, "--data", data, "-o", out, *words)
+        assert status == 0 and f"\npart {part}, {clips} clips: top 1" in said
+        result = json.loads((out / "result.json").read_text(encoding="utf-8"))
+        assert (result["part"], result["clips"]) == (part, clips)
+    shutil.rmtree(data / "test")
+    _, said, _ = command(capsys, "eval", run_folder, "--data", data)
+    assert "\npart val, 1 clips: top 1" in said
+    status, said, err = command(capsys, "eval", run_folder, "--data", data, "--part", "test")
+    assert (status, said, err) == (2, "", f"motionspec: {data}: has train, val and no test in split 1\n")
+
+
+def test_eval_replaces_a_result_only_by_one_of_the_same_settings(run_folder, data, capsys, monkeypatch):
+    monkeypatch.chdir(run_folder.parent)
+    words = ["eval", run_folder, "--data", data]
+    for again in (words, ["eval", "run", "--data", "data", "--batch", "2"]):  # what does not change a result
+        assert command(capsys, *again)[0] == 0
+    file = run_folder / "eval" / "result.json"
+    before = file.read_bytes()
+    for other, says in (
+        (["--protocol", "10-crop"], r"protocol: \[\] there, \['10-crop'\] here"),
+        (["--part", "train"], "part: 'test' there, 'train' here"),
+        (["--fuse", "run=2"], r"runs: .* there, .* here"),
+    ):
+        status, said, err = command(capsys, *words, *other)
+        assert (status, said) == (2, "") and file.read_bytes() == before
+        assert re.fullmatch(f"motionspec: {file}: of other settings \\({says}\\); name another folder by -o\n", err), (
+            err
+        )
+    file.write_text("{")
+    status, _, err = command(capsys, *words)
+    assert (status, err) == (2, f"motionspec: {file}: not of `motionspec eval`; name another folder by -o\n")
+
+
 def test_eval_measures_what_the_trainer_measured(data, tmp_path, capsys):
     recipe = dataclasses.replace(RECIPE, arguments={"width": 0.125, "classes": 2})
     network = networks()["actionflownet"].build(**recipe.arguments)
@@ -164,7 +204,7 @@ def test_eval_of_a_run_that_learned_flow(tmp_path, capsys, monkeypatch):
     recipe = dataclasses.replace(RECIPE, stages=(stage,), view=view, arguments={"width": 0.125, "classes": None})
     make_run(tmp_path / "run", bias=None, recipe=recipe)
     status, said, _ = command(capsys, "eval", tmp_path / "run", "--data", "motion:small")
-    assert status == 0 and re.search(r"^13 clips: epe [\d.]+, outliers [\d.]+$", said, re.MULTILINE)
+    assert status == 0 and re.search(r"^part test, 13 clips: epe [\d.]+, outliers [\d.]+$", said, re.MULTILINE)
     found = json.loads((tmp_path / "run" / "eval" / "result.json").read_text(encoding="utf-8"))
     rows = (tmp_path / "run" / "eval" / "clips.csv").read_text(encoding="utf-8").splitlines()
     assert found["metrics"]["epe"] == pytest.approx(np.mean([float(row.split(",")[1]) for row in rows[1:]]))
@@ -183,10 +223,19 @@ def test_eval_without_matplotlib_says_what_is_not_there(run_folder, data, capsys
 def test_eval_fuses_runs_with_weights(run_folder, data, tmp_path, capsys):
     make_run(tmp_path / "other", bias=(3.0, 0.0, 0.0, 0.0))
     for weight, right in (("0.5", "light"), ("1", "dark"), ("-1", "light")):
-        words = ["eval", run_folder, "--data", data, "--fuse", f"{tmp_path / 'other'}={weight}", "-o", tmp_path / "out"]
+        words = [
+            "eval",
+            run_folder,
+            "--data",
+            data,
+            "--fuse",
+            f"{tmp_path / 'other'}={weight}",
+            "-o",
+            tmp_path / weight,
+        ]
         status, said, _ = command(capsys, *words)
         assert status == 0 and re.search(rf"^{right} +2 +2 +1\.0000$", said, re.MULTILINE)
-    result = json.loads((tmp_path / "out" / "result.json").read_text(encoding="utf-8"))
+    result = json.loads((tmp_path / "-1" / "result.json").read_text(encoding="utf-8"))
     assert [run["weight"] for run in result["runs"]] == [1.0, -1.0]
 
 
@@ -201,6 +250,56 @@ def test_eval_refuses_broken_videos_or_names_them(run_folder, data, capsys):
     assert "skipped 1 of 4 clips; with them as wrong, top 1 is 25.00 %:" in said and str(broken) in said
     result = json.loads((run_folder / "eval" / "result.json").read_text(encoding="utf-8"))
     assert (result["clips"], result["judged"], result["skipped"][0]["clip"]) == (4, 3, "light/light1.avi")
+
+
+def test_of_many_broken_videos_the_first_are_named(run_folder, data, capsys):
+    for k in range(22):
+        (data / "test" / "dark" / f"empty{k:02}.avi").touch()
+    status, said, _ = command(capsys, "eval", run_folder, "--data", data, "--broken", "skip")
+    assert status == 0 and said.count("the file is empty") == 20
+    assert "skipped 22 of 26 clips" in said and "\n  ... and 2 more; all: result.json\n" in said
+    result = json.loads((run_folder / "eval" / "result.json").read_text(encoding="utf-8"))
+    assert len(result["skipped"]) == 22
+
+
+# -- train --weights ---------------------------------------------------------------------------------------------------
+
+
+def test_a_run_begins_with_the_weights_of_another(run_folder, data, tmp_path, capsys):
+    words = ["train", "actionflownet-scratch", "--data", data, "--out", tmp_path / "new", "--device", "cpu"]
+    settings = ("network.width=0.125", "view.size=32", "view.length=4", "batch=2", "length=1", "lr=1e-12")
+    words += [word for setting in settings for word in ("--set", setting)]
+    file = run_folder / "best.safetensors"
+    status, said, err = command(capsys, *words, "--weights", file)
+    assert (status, err) == (0, "")
+    assert re.match(
+        r"begins with best\.safetensors: (\d+) of \d+ loaded; kept as they were: fc\.weight, fc\.bias; not used: "
+        r"decoder\.\S+, .*, fc\.weight, fc\.bias; what is kept is random\n1 steps: ",
+        said,
+    ), said
+    old, new = (safetensors.load_file(folder / "best.safetensors") for folder in (run_folder, tmp_path / "new"))
+    for key in new:
+        same = new[key].shape == old[key].shape and torch.allclose(new[key].double(), old[key].double(), atol=1e-9)
+        assert same == (not key.startswith("fc.")) or "running" in key or "num_batches" in key, key
+    config = json.loads((tmp_path / "new" / "config.json").read_text(encoding="utf-8"))
+    assert config["weights"] == {"file": "best.safetensors", "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
+    status, _, err = command(capsys, *words, "--resume")
+    assert status == 2 and "weights: {'file': 'best.safetensors'," in err and "there, None here" in err
+
+
+def test_a_run_of_disentangled_begins_with_bn_inception_in_all_branches(tmp_path):
+    from motionspec.cli.train import begin
+
+    backbone, network = BNInception(width=1 / 16), Disentangled(4, width=1 / 16)
+    torch.save(backbone.state_dict() | {"last_linear.weight": torch.zeros(10, 64)}, tmp_path / "imagenet.pth")
+    begin(network, tmp_path / "imagenet.pth", ())
+    whole = Disentangled(4, width=1 / 16)
+    whole.start_from(backbone)
+    state = whole.state_dict()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items() if key[:3] != "fc.")
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    assert begin(whole, tmp_path / "own.pth", ()).kept == ()
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
 
 
 # -- what cannot be done -----------------------------------------------------------------------------------------------
@@ -251,6 +350,18 @@ def test_damaged_runs_in_one_line(harm, says, run_folder, data, tmp_path, capsys
         (["eval", "RUN", "--data", "DATA", "--fuse", "RUN=nan"], "expected a finite number other than 0, got nan"),
         (["eval", "RUN", "--data", "DATA", "--device", "none"], "--device none: "),
         (["eval", "RUN", "--data", "DATA", "-o", "VIDEO"], "dark0.avi: File exists"),
+        (
+            ["train", "own-videos", "--data", "DATA", "-o", "new", "--weights", "x.safetensors"],
+            "--weights x.safeten",
+        ),
+        (
+            ["train", "own-videos", "--data", "DATA", "-o", "new", "--weights", "VIDEO"],
+            "load: file: expected a stat",
+        ),
+        (
+            ["train", "own-videos", "--data", "DATA", "-o", "new", "--weights", "BEST"],
+            "weights of this BNInception",
+        ),
         (["predict", "none.avi", "--run", "RUN"], "none.avi: No such file or directory"),
         (["predict", "EMPTY", "--run", "RUN"], "empty: Is a directory"),
         (["predict", "VIDEO", "--run", "EMPTY"], "empty: no run in it"),
@@ -262,7 +373,8 @@ def test_mistakes_in_one_line(words, says, run_folder, data, tmp_path, capsys, m
     (tmp_path / "empty").mkdir()
     for k in range(2):
         write_video(tmp_path / "strange" / "jump" / f"{k}.avi", 9)
-    stand = {"RUN": "run", "DATA": "data", "EMPTY": "empty", "STRANGE": "strange", "VIDEO": "data/test/dark/dark0.avi"}
+    stand = {"RUN": "run", "DATA": "data", "EMPTY": "empty", "STRANGE": "strange"}
+    stand |= {"VIDEO": "data/test/dark/dark0.avi", "BEST": "run/best.safetensors"}
     words = [re.sub("^[A-Z]+", lambda m: stand[m.group()], word) for word in words]
     status, said, err = command(capsys, *words)
     assert (status, said) == (2, "") and err.count("\n") == 1 and says in err, err

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -204,3 +205,39 @@ def test_a_run_by_the_command(tmp_path, capsys):
     assert (status, out) == (2, "") and re.search(r"run exists: go on with its run by --resume, or name another", err)
     status, out, err = command(capsys, *words, "--resume")
     assert (status, err) == (0, "") and out.startswith("2 steps: mAP")
+    run = tmp_path / "run"
+    assert main(["eval", str(run), "--data", "squares"]) == 0
+    assert re.match(
+        r"part test, 32 clips: mAP [\d.e-]+\n.*/run/eval: result.json, clips.csv\n", capsys.readouterr().out
+    )
+    assert json.loads((run / "eval" / "result.json").read_text())["data"] == "squares"
+    for words, says in (
+        (["eval", run, "--data", tmp_path], f"--data {tmp_path}: off-rfcn learns from --data squares"),
+        (["predict", "clip.avi", "--run", run], f"{run}: predict is for classifiers; this run's recipe is measured by"),
+    ):
+        assert main([*map(str, words)]) == 2
+        assert capsys.readouterr().err.startswith(f"motionspec: {says}")
+
+
+def test_dncnn_by_the_command(tmp_path, capsys):
+    cv2 = pytest.importorskip("cv2")
+    for k in range(3):
+        folder = tmp_path / "sequences" / "00001" / f"000{k}"
+        folder.mkdir(parents=True)
+        picture = cv2.resize(np.random.default_rng(k).integers(0, 256, (5, 7, 3), np.uint8), (48, 40))
+        for t in range(7):
+            cv2.imwrite(str(folder / f"im{t + 1}.png"), np.roll(picture, t, 1))
+    (tmp_path / "sep_trainlist.txt").write_text("00001/0000\n00001/0001\n")
+    (tmp_path / "sep_testlist.txt").write_text("00001/0002\n")
+    words = ["dncnn", "--data", tmp_path, "-o", tmp_path / "run", "--device", "cpu", "--set", "length=1"]
+    for setting in ("network.width=0.0625", "network.rest=1", "view.size=16", "batch=2"):
+        words += ["--set", setting]
+    status, out, err = command(capsys, *words)
+    assert (status, err) == (0, "") and re.match(r"1 steps: psnr ([\d.]+); best psnr \1\n", out)
+    assert main(["eval", str(tmp_path / "run"), "--data", str(tmp_path)]) == 0
+    psnr = re.match(r"1 steps: psnr ([\d.]+)", out)[1]
+    assert capsys.readouterr().out.startswith(f"part test, 1 clips: psnr {psnr}\n")
+    words[4], seen = tmp_path / "large", json.loads((tmp_path / "run" / "config.json").read_text())
+    assert seen["recipe"]["view"]["size"] == 16 and 33 < seen["psnr"] < 35
+    status, _, err = command(capsys, *words, "--set", "view.size=99")  # the size is that of the squares
+    assert status == 2 and "48 x 40, and the square has a side of 99" in err

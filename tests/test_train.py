@@ -151,17 +151,23 @@ def test_two_processes_equal_one_with_their_batches_together(tmp_path, children)
             assert float(two[column]) == pytest.approx(float(alone[column]), rel=1e-6, abs=1e-9), (column, alone)
 
 
-def test_the_weights_that_are_kept_are_the_mean_over_time(tmp_path):
+@pytest.mark.parametrize(
+    ("decay", "decays"),
+    [(0.999, [2 / 11, 3 / 12, 4 / 13, 5 / 14]), (0.3, [2 / 11, 3 / 12, *[0.3] * 5])],  # short: near the weights
+)
+def test_the_weights_that_are_kept_are_the_mean_over_time(tmp_path, decay, decays):
     seen = []
 
     def loss(net, batch):
         seen.append(net.body[3].weight.detach().clone())
         return objectives.classification(net, batch)
 
-    net, _ = fitted(tmp_path / "run", recipe(stage(loss=loss, length=9, unit="steps"), ema=0.7), test=Points())
+    net, _ = fitted(
+        tmp_path / "run", recipe(stage(loss=loss, length=len(decays) + 1, unit="steps"), ema=decay), test=Points()
+    )
     _, mean, *others = [*seen, net.body[3].weight.detach()]
-    for weight in others:
-        mean = 0.7 * mean + 0.3 * weight
+    for d, weight in zip(decays, others, strict=True):
+        mean = d * mean + (1 - d) * weight
     kept = load_file(tmp_path / "run" / "last.safetensors")["body.3.weight"]
     torch.testing.assert_close(kept, mean, rtol=1e-12, atol=1e-12)
     assert (kept - net.body[3].weight).abs().max() > 1e-3

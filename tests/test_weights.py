@@ -7,9 +7,10 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from motionspec.models.bn_inception import TSN, BNInception  # noqa: E402
+from motionspec.models.off_tsm import OFFTSM  # noqa: E402
 from motionspec.models.off_tsn import OFFNetwork, released  # noqa: E402
 from motionspec.models.resnet import ResNet, Trunk  # noqa: E402
-from motionspec.models.weights import inflated, load, mean_over_colours  # noqa: E402
+from motionspec.models.weights import inflated, load, load_parts, mean_over_colours  # noqa: E402
 
 SMALL = {"depth": 18, "width": 1 / 16}
 
@@ -195,6 +196,54 @@ def test_the_first_layer_crosses_modalities_only_if_asked(tmp_path, modality, ch
     assert weight.shape[1] == channels
     torch.testing.assert_close(weight.sum(1), state[first].sum(1) * channels / 3)
     assert torch.equal(weight, mean_over_colours(state[first], channels)) and torch.equal(weight[:, 0], weight[:, -1])
+
+
+# -- to learn on from --------------------------------------------------------------------------------------------------
+
+HEAD = ("fc", "backbone.fc")
+TSM = {"depth": 18, "width": 1 / 8}  # narrower maps cannot be shifted
+
+
+def kept_and_loaded(network, file, **options):
+    """What stayed as it was, what came from the file, and the report."""
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    report = load_parts(network, file, **options)
+    kept = {key for key, value in network.state_dict().items() if torch.equal(value, before[key])}
+    assert kept >= set(report.kept) and not kept & set(report.loaded) - {k for k in before if "num_batches" in k}
+    return report
+
+
+def test_only_a_head_of_other_classes_begins_anew(imagenet):
+    path, state = imagenet
+    report = kept_and_loaded(ResNet(4, **SMALL), path, head=HEAD)
+    assert report.kept == report.dropped == ("fc.weight", "fc.bias") and len(report.loaded) == len(state) - 2
+    assert not kept_and_loaded(ResNet(10, **SMALL), path, head=HEAD).kept
+    with pytest.raises(ValueError, match=r"fc\.weight is \(10, 32\), not \(4, 32\)"):
+        load_parts(ResNet(4, **SMALL), path)
+
+
+def test_a_backbone_is_loaded_and_what_is_on_it_begins_anew(tmp_path):
+    state = random(ResNet(10, **TSM).state_dict())
+    torch.save(state, tmp_path / "resnet18.pth")
+    network = OFFTSM(4, **TSM)
+    report = kept_and_loaded(network, tmp_path / "resnet18.pth", head=HEAD)
+    assert equal(network.backbone, state, but=("fc.weight", "fc.bias"))
+    assert {key.partition(".")[0] for key in report.kept} == {"off", "backbone"}  # its fc
+    torch.save(published(TSN(4, width=1 / 16))[0], tmp_path / "tsn.pth")
+    report = kept_and_loaded(OFFNetwork(4, width=1 / 16), tmp_path / "tsn.pth")  # whose backbone is a TSN
+    assert {key.partition(".")[0] for key in report.loaded} == {"backbone"} and report.dropped == ()
+
+
+def test_a_part_fits_whole_or_nothing_is_loaded(imagenet):
+    path, _ = imagenet
+    for other in ({"depth": 34}, {"width": 1 / 8}):
+        network = ResNet(10, **SMALL | other)
+        before = {key: value.clone() for key, value in network.state_dict().items()}
+        with pytest.raises(ValueError, match=r"^load: file: expected the weights of this ResNet, got "):
+            load_parts(network, path, head=HEAD)
+        assert equal(network, before)
+    with pytest.raises(ValueError, match=r"^load: file: expected the weights of this TSN, got none of them"):
+        load_parts(TSN(10, width=1 / 16), path, head=HEAD)
 
 
 # The released layers of the OFF sub-network by our names; with them "motion_conv_gen_3a", "motion_spatial_down_3a" ...

@@ -29,6 +29,7 @@ from motionspec.data.video import VideoError
 from motionspec.models.table import Frames, networks
 from motionspec.models.weights import load
 from motionspec.ops import losses, metrics
+from motionspec.progress import Progress
 from motionspec.train import objectives
 
 __all__ = [
@@ -44,7 +45,6 @@ __all__ = [
     "write",
 ]
 
-Progress = Callable[[str, int, int | None], None]
 
 PROTOCOLS: dict[str, tuple[str, dict[str, Any]]] = {
     "25-segments": ("OFF18 §4.3, DC18 §4.2", {"places": 25}),
@@ -106,6 +106,11 @@ class Trained:
     summary: Callable[[objectives.Records], dict[str, float]]
     about: dict[str, Any]
 
+    @property
+    def classifies(self) -> bool:
+        """Whether it gives scores of clips, and not flow, boxes or frames."""
+        return self.measure is objectives.accuracy
+
 
 def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained:
     """The network of a run folder with the weights CHECKPOINT.safetensors, "best" or "last".
@@ -135,7 +140,7 @@ def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained
     except ValueError as error:
         raise ValueError(f"{file} does not fit config.json, or is damaged: {error}") from error
     about = {
-        "run": str(folder),
+        "run": str(Path(folder).resolve()),
         "checkpoint": file.name,
         "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
         "config": config,

@@ -31,9 +31,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from motionspec.checks import choice, count
 from motionspec.data.clips import Epochs
+from motionspec.progress import Progress
 from motionspec.train.objectives import Batch, Records
 from motionspec.train.recipes import Cosine, Drops, Plateau, Recipe, Stage
-from motionspec.train.runs import Progress, Run, RunError, plain
+from motionspec.train.runs import Run, RunError, plain
 
 __all__ = ["Diverged", "Interrupted", "Result", "fit"]
 
@@ -193,7 +194,7 @@ class _Trainer:
         optimizer = _optimizer(stage, module)
         schedule = _schedule(stage, optimizer, length, self.epoch)
         decay = self.recipe.ema
-        ema = None if decay is None else AveragedModel(self.network, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        ema = None if decay is None else AveragedModel(self.network, multi_avg_fn=_mean(decay))
         first, self.best = 0, None
         if self.state is not None:
             first, self.best, self.measured = (self.state[key] for key in ("step", "best", "measured"))
@@ -393,6 +394,19 @@ def _schedule(stage: Stage, optimizer: torch.optim.Optimizer, length: int, epoch
         return lambda step: rate(step / unit, length / unit)
 
     return LambdaLR(optimizer, [at(rate) for rate in rates])
+
+
+def _mean(decay: float) -> Callable[[Any, Any, Any], None]:
+    """An exponential mean that forgets sooner at its beginning, as tf.train.ExponentialMovingAverage(decay, step) does.
+
+    Else a run much shorter than 1 / (1 - decay) steps would be measured on the weights it began with.
+    """
+
+    def update(means: Any, weights: Any, averaged: Any) -> None:
+        steps = int(averaged)  # 0: torch has copied the weights; kept in its state_dict
+        get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(means, weights, averaged)
+
+    return update
 
 
 @contextmanager

@@ -110,7 +110,7 @@ class Recipe:
     """A training: a network of `models.table`, arguments on its full size, how clips are made, stages.
 
     batch: samples of one step, over all processes and parts. ema: decay of the mean of the weights over the steps,
-    which then is what is measured and kept.
+    which then is what is measured and kept; after t steps (1 + t) / (10 + t) if that is less.
     data: what a sample is, "clips", "septuplets" of Vimeo-90K, whose frames JPEG 2000 leaves a PSNR of `degraded` dB,
     or "squares", those of `train.detection`.
     sources: setting -> where it is said; "lr" is that of all stages, "tsn.lr" that of one.
@@ -331,7 +331,7 @@ _REPFLOW = Recipe(
         "view.flip": _OURS,
         "n_iter": "RF19 §4: 20 iterations",
         "place": "RF19 §4: after the third residual block",
-        "ema": "RF19 §4: a running average of the parameters over time; its decay is ours",
+        "ema": "RF19 §4: a running average of the parameters over time; its decay and its warm-up are ours",
         "flow": "RF19 (11): learned with the rest; the released code: at 0.01 of the rate (RepFlowResNet.groups)",
         **dict.fromkeys(
             ("batch", "length", "lr", "schedule", "weight_decay", "momentum", "optimizer", "dropout"), _RELEASED

@@ -10,7 +10,7 @@ import platform
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
@@ -20,9 +20,8 @@ from torch import nn
 
 import motionspec
 
-__all__ = ["Progress", "Run", "RunError", "plain"]
+__all__ = ["Run", "RunError", "different", "plain"]
 
-Progress = Callable[[str, int, int], None]
 
 COLUMNS = ("step", "epoch", "stage", "lr", "loss", "gradient", "seconds", "measure", "score", "test_loss")
 _RESUME = "motionspec resume 1"  # first entry of every resume.pt
@@ -207,13 +206,16 @@ def _replaced(file: Path) -> Iterator[IO[bytes]]:
 
 def _same(where: Path, found: Any, wanted: Any) -> None:
     """Raise RunError unless the run there was made by what is wanted now."""
-    different = [f"{name}: {a!r} there, {b!r} here" for name, a, b in _differences(found, wanted)]
-    if different:
-        more = f" and {len(different) - 2} more" if len(different) > 2 else ""
+    if differ := different(found, wanted):
         raise RunError(
-            f"{where} is of a run with other settings ({'; '.join(different[:2])}{more}): repeat its settings, or "
-            "begin in another folder"
+            f"{where} is of a run with other settings ({differ}): repeat its settings, or begin in another folder"
         )
+
+
+def different(found: Any, wanted: Any) -> str:
+    """What differs between two values of JSON, the first two places; "" where nothing does."""
+    each = [f"{name}: {a!r} there, {b!r} here" for name, a, b in _differences(found, wanted)]
+    return "; ".join(each[:2]) + (f" and {len(each) - 2} more" if len(each) > 2 else "")
 
 
 def _differences(a: Any, b: Any, name: str = "") -> list[tuple[str, Any, Any]]:
