@@ -23,7 +23,8 @@ class OFFTSM(Assembly):
     - dropout, of all classifiers, is TSM's.
     It costs 37.4 GFLOPs, a multiply-add counted once, 4.7 of them OFF. The paper prints 59.5, and for TSM 33, as here.
 
-    depth: 18, 34, 50, 101. width multiplies all channels, of which no map may have fewer than the 8 that TSM cuts.
+    depth: 18, 34, 50, 101. shift=False leaves the temporal shift out: nothing but OFF then sees more than one frame.
+    width multiplies all channels, of which with the shift no map may have fewer than the 8 that TSM cuts.
     Raises `OFFTSM: argument: expected ..., got ...`, TypeError or ValueError.
     """
 
@@ -32,6 +33,7 @@ class OFFTSM(Assembly):
         classes: int = 400,
         *,
         depth: int = 50,
+        shift: bool = True,
         dropout: float = 0.5,
         freeze: bool = False,
         width: float = 1.0,
@@ -39,7 +41,7 @@ class OFFTSM(Assembly):
     ):
         count("OFFTSM", "classes", classes)
         positive("OFFTSM", "width", width)
-        backbone = ResNet(classes, depth=depth, shift=True, dropout=dropout, width=width)
+        backbone = ResNet(classes, depth=depth, shift=shift, dropout=dropout, width=width)
         super().__init__(
             classes,
             backbone=backbone,
@@ -65,7 +67,7 @@ NETWORKS = (
         reference="off_tsm.off_tsm",
         variants=(
             {"depth": 50, "scheme": "released", "fusion": (1, 0.5, -1, 2)},
-            {"gradients": "temporal"},
+            {"gradients": "temporal", "shift": False},
         ),
         stages=(
             Stage(module="backbone.layer2", shape=(512, 28, 28), source=_HE),

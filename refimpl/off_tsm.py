@@ -12,6 +12,7 @@ def off_tsm(
     weights: Mapping[str, Array],
     clip: Array,
     *,
+    shift: bool = True,
     scheme: str = "paper",
     gradients: str = "both",
     fusion: tuple[float, float, float, float] = (1, 0, 0, 1),
@@ -23,7 +24,7 @@ def off_tsm(
     backbone = off_tsn.under(weights, "backbone.")
     maps: dict[str, Array] = {}
     for k in range(1, 6):
-        clip = maps[f"layer{k - 1}"] = resnet.block(backbone, k, clip, shift=True)
+        clip = maps[f"layer{k - 1}"] = resnet.block(backbone, k, clip, shift=shift)
     head = resnet.head(backbone, clip)
     parts = {"steps": head["steps"], "backbone": head["scores"]}
     return off_tsn.assembly(weights, maps, _TAPS, parts, scheme=scheme, gradients=gradients, fusion=fusion)

@@ -47,6 +47,17 @@ def test_pairs_stay_within_their_clip():
         assert moved.shape == (2, 3) and moved[0].max() == 0 < moved[1].min()
 
 
+def test_without_shift_a_pair_sees_its_two_frames_alone():
+    network, clip = built(shift=False), clip_of()
+    other = clip.clone()
+    other[1, :, 0] += 1
+    with torch.no_grad():
+        before, after = network.parts(clip), network.parts(other)
+    for level in (28, 14, 7):
+        moved = (before[f"pairs{level}"] - after[f"pairs{level}"]).abs().amax(2)
+        assert moved[1, 0] > 0 == moved[0].max() == moved[1, 1:].max()
+
+
 @pytest.mark.parametrize("freeze", [False, True])
 def test_trains_all_unless_frozen(freeze):
     network = built(freeze=freeze).train()
