@@ -268,7 +268,8 @@ CLAIMS: tuple[Claim, ...] = (
         source="OFF20 §5.2, Table 3; S alone is not printed: its gain of 0.7 is that over T",
         table=("OFF20", "Table 3"),
         printed={"off-t": ("RGB + OFF_T", 89.8), "off": ("RGB + OFF_T + OFF_S", 90.5)},
-        data=f"{_ALONE}; spatial gradients are of one frame",
+        data=f"{_ALONE}; spatial gradients are of one frame. The units are those of the "
+        "released code, whose S is one sum of both",
         contrasts=_above(("off-t", "off-s"), ("off", "off-t"), ("off", "off-s")),
     ),
     Claim(
