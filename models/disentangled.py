@@ -253,7 +253,7 @@ def _stacked(clip: Tensor) -> Tensor:
     return clip.transpose(1, 2).flatten(1, 2)
 
 
-_TEXT = "DC18 §3.1: 64 channels; Table 9: 224 x 224"
+_TEXT = "DC18 §3.1: 64 channels; §4.4: 224 x 224"
 _BASE = "DC18 §3.1: follows BN-Inception, whose side this is"
 _GATHERED = "DC18 §3.2-§3.4: 1024 features"
 NETWORKS = (
@@ -276,7 +276,7 @@ NETWORKS = (
         ),
         stages=(
             Stage(module="conv1", shape=(64, 224, 224), source=_TEXT),
-            Stage(module="displacement", shape=(2, 7, 224, 224), source="DC18 §3.3 and Table 9; 7 pairs of 8 frames"),
+            Stage(module="displacement", shape=(2, 7, 224, 224), source="DC18 §3.3; §4.4: 224 x 224; §4.2: 8 frames"),
             Stage(module="warped_difference", shape=(64, 7, 224, 224), source="DC18 §3.4: of feature maps"),
             Stage(module="static.pool1", shape=(64, 56, 56), source=_BASE),
             Stage(module="static.pool2", shape=(192, 28, 28), source=_BASE),
