@@ -20,10 +20,11 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.05}
 class Inference:
     """A network, in inference mode, made fast for clips of one shape.
 
-    A copy of the network, its weights and its input with the channels innermost if it has convolutions, the operators'
-    kernels, one buffer for the input that all calls share, and `torch.compile`, which folds batch norms into
-    convolutions (freezing); on CUDA also autocast to bfloat16 by default, and CUDA graphs in latency mode. Weights that
-    the network gets later are not seen.
+    A copy of the network, its weights and its input with the channels innermost if it has convolutions of maps (on CUDA
+    also of clips), the operators' kernels, one buffer for the input, which the CPU does without where the clip lies as
+    the network takes it, and `torch.compile`, which folds batch norms into convolutions (freezing); on CUDA also
+    autocast to bfloat16 by default, and CUDA graphs in latency mode. Weights that the network gets later are not seen.
+    All calls share the buffer: one at a time.
 
     clip_shape: (N, C, T, H, W) of all clips. device: default that of the network. dtype: float32, the CPU's default, or
     bfloat16, CUDA's. mode: "batch", most clips a second, for N of some size; "latency", one clip soonest: CUDA graphs
@@ -60,11 +61,13 @@ class Inference:
             raise ValueError(message("Inference", "dtype", "torch.float32 or torch.bfloat16", self.dtype))
         self.network = copy.deepcopy(network).to(self.device, torch.float32).eval().requires_grad_(False)
         self.clip = torch.empty(clip_shape, device=self.device)
+        formats = {4: torch.channels_last} | ({5: torch.channels_last_3d} if cuda else {})
         for p in self.network.parameters():
-            if p.ndim in (4, 5):
-                p.data = p.contiguous(memory_format=torch.channels_last if p.ndim == 4 else torch.channels_last_3d)
+            if p.ndim in formats:
+                p.data = p.contiguous(memory_format=formats[p.ndim])
                 # The frames of such a clip are maps with the channels innermost, without a copy. The operators alone
-                # take planes: the displacement map of 64 channels would be a quarter slower.
+                # take planes: the displacement map of 64 channels would be a quarter slower; and so do convolutions
+                # over time on the CPU, by a hundredth.
                 self.clip = self.clip.contiguous(memory_format=torch.channels_last_3d)
         self.run: Any = self.network
         if compile:
@@ -76,13 +79,20 @@ class Inference:
             raise TypeError(message("Inference", "clip", "a float tensor", clip.dtype))
         if clip.shape != self.clip.shape:
             raise ValueError(message("Inference", "clip", f"shape {tuple(self.clip.shape)}", tuple(clip.shape)))
-        self.clip.copy_(clip, non_blocking=True)
+        clip = clip.detach()
+        if self.device.type == "cuda" or _kind(clip) != _kind(self.clip):
+            clip = self.clip.copy_(clip, non_blocking=True)
         half = self.dtype == torch.bfloat16
         autocast = torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext()
         with torch.inference_mode(), autocast:
-            scores = self.run(self.clip)
+            scores = self.run(clip)
         # A CUDA graph gives the same memory again at the next call.
         return scores.to(torch.float32, copy=True)
+
+
+def _kind(clip: Tensor) -> tuple[Any, ...]:
+    """What the network is compiled for, beside the shape."""
+    return clip.device, clip.dtype, clip.stride(), clip.is_inference()
 
 
 class Streaming:
