@@ -103,6 +103,15 @@ def test_a_clip_that_lies_as_the_network_takes_it_is_not_copied():
         assert (taken.pop(-2) == given.data_ptr()) == kept
 
 
+def test_maps_with_the_channels_innermost_are_turned_once_for_all_operators():
+    taken = []
+    fast = Inference(small("disentangled"), (1, 3, 3, 24, 19), compile=False)
+    for layer in (fast.network.displacement, fast.network.warped_difference):
+        layer.register_forward_pre_hook(lambda layer, inputs: taken.append(inputs[0].transpose(1, 2)))
+    fast(clip_of((1, 3, 3, 24, 19)))
+    assert [frames.is_contiguous() for frames in taken] == [True, True] and taken[0].data_ptr() == taken[1].data_ptr()
+
+
 def test_bad_arguments_are_refused():
     network, shape = small("tsn"), (2, 3, 2, 32, 32)
     for arguments in ({"mode": "fast"}, {"dtype": torch.float64}, {"clip_shape": shape[1:]}):
