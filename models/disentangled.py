@@ -159,6 +159,8 @@ class Disentangled(nn.Module):
     def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
         """The maps of the pairs of these, as `parts` names them."""
         rgb, low = frames["rgb"], frames["low"]
+        # The operators take each frame as planes: turned once where the channels are innermost, not once for each use.
+        low = low.transpose(1, 2).contiguous().transpose(1, 2)
         maps = {}
         if self.moves:
             maps["displacement"] = self._flow(rgb, low)
