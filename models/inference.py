@@ -6,6 +6,7 @@ from collections import deque
 from typing import Any
 
 import torch
+import torch._inductor.config
 from torch import Tensor, nn
 
 from motionspec.checks import choice, count, message
@@ -22,9 +23,9 @@ class Inference:
 
     A copy of the network, its weights and its input with the channels innermost if it has convolutions of maps (on CUDA
     also of clips), the operators' kernels, one buffer for the input, which the CPU does without where the clip lies as
-    the network takes it, and `torch.compile`, which folds batch norms into convolutions (freezing); on CUDA also
-    autocast to bfloat16 by default, and CUDA graphs in latency mode. Weights that the network gets later are not seen.
-    All calls share the buffer: one at a time.
+    the network takes it, and `torch.compile`, which on the CPU folds batch norms into convolutions (freezing); on CUDA
+    also autocast to bfloat16 by default, and CUDA graphs in latency mode. Weights that the network gets later are not
+    seen. All calls share the buffer: one at a time.
 
     clip_shape: (N, C, T, H, W) of all clips. device: default that of the network. dtype: float32, the CPU's default, or
     bfloat16, CUDA's. mode: "batch", most clips a second, for N of some size; "latency", one clip soonest: CUDA graphs
@@ -71,8 +72,11 @@ class Inference:
                 self.clip = self.clip.contiguous(memory_format=torch.channels_last_3d)
         self.run: Any = self.network
         if compile:
-            options: dict[str, Any] = {"freezing": True, "triton.cudagraphs": cuda and mode == "latency"}
+            options: dict[str, Any] = {"triton.cudagraphs": cuda and mode == "latency"}
             self.run = torch.compile(self.network, fullgraph=True, dynamic=False, options=options)
+        # Weights as constants, on the CPU. Not an option of torch.compile: dynamo, which does not see those, would have
+        # made the weights inputs by then.
+        self.frozen = compile and not cuda
 
     def __call__(self, clip: Tensor) -> Tensor:
         if not clip.is_floating_point():
@@ -84,7 +88,7 @@ class Inference:
             clip = self.clip.copy_(clip, non_blocking=True)
         half = self.dtype == torch.bfloat16
         autocast = torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext()
-        with torch.inference_mode(), autocast:
+        with torch.inference_mode(), autocast, torch._inductor.config.patch(freezing=self.frozen):
             scores = self.run(clip)
         # A CUDA graph gives the same memory again at the next call.
         return scores.to(torch.float32, copy=True)
