@@ -2,11 +2,11 @@
 
 import contextlib
 import copy
+import functools
 from collections import deque
 from typing import Any
 
 import torch
-import torch._inductor.config
 from torch import Tensor, nn
 
 from motionspec.checks import choice, count, message
@@ -71,12 +71,16 @@ class Inference:
                 # over time on the CPU, by a hundredth.
                 self.clip = self.clip.contiguous(memory_format=torch.channels_last_3d)
         self.run: Any = self.network
+        self.settings: Any = contextlib.nullcontext
         if compile:
             options: dict[str, Any] = {"triton.cudagraphs": cuda and mode == "latency"}
             self.run = torch.compile(self.network, fullgraph=True, dynamic=False, options=options)
-        # Weights as constants, on the CPU. Not an option of torch.compile: dynamo, which does not see those, would have
-        # made the weights inputs by then.
-        self.frozen = compile and not cuda
+            if not cuda:
+                from torch._inductor import config  # takes long
+
+                # Weights as constants. Not an option of torch.compile: dynamo, which does not see those, would have
+                # made them inputs by then.
+                self.settings = functools.partial(config.patch, freezing=True)
 
     def __call__(self, clip: Tensor) -> Tensor:
         if not clip.is_floating_point():
@@ -88,7 +92,7 @@ class Inference:
             clip = self.clip.copy_(clip, non_blocking=True)
         half = self.dtype == torch.bfloat16
         autocast = torch.autocast(self.device.type, self.dtype) if half else contextlib.nullcontext()
-        with torch.inference_mode(), autocast, torch._inductor.config.patch(freezing=self.frozen):
+        with torch.inference_mode(), autocast, self.settings():
             scores = self.run(clip)
         # A CUDA graph gives the same memory again at the next call.
         return scores.to(torch.float32, copy=True)
