@@ -76,7 +76,7 @@ class Inference:
         if compile:
             options: dict[str, Any] = {"triton.cudagraphs": cuda and mode == "latency"}
             self.run = torch.compile(self.network, fullgraph=True, dynamic=False, options=options)
-            # A frozen convolution gives the channels innermost, and to turn them into planes for the displacement map takes
+            # A frozen convolution gives the channels innermost; to turn them into planes for the displacement map takes
             # longer than is won: 0.89 of plain eager for the change branch, 0.96 to 0.99 without.
             if not cuda and not any(isinstance(layer, DisplacementMap) for layer in self.network.modules()):
                 from torch._inductor import config  # takes long
