@@ -22,7 +22,7 @@ help:
 	@echo "make exports      export and compile each network, write docs/exports.md"
 	@echo "make lint         ruff and mypy only"
 	@echo "make test-lowest  the oracle with the lowest NumPy and SciPy that pyproject.toml admits, without torch"
-	@echo "make mutants      plant mistakes in operators and oracle and count those that the tests miss (an hour; STEMS=warp)"
+	@echo "make mutants      plant mistakes in operators and oracle and count those that the tests miss (an hour; of kernels STEMS=off_numba)"
 	@echo "make clean        remove .venv and build products"
 
 # The stamp is younger than what it was made from, or the environment is brought up to date.

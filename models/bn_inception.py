@@ -17,7 +17,8 @@ from motionspec.ops.checks import given
 
 __all__ = ["MODALITIES", "NETWORKS", "TSN", "BNInception"]
 
-# Input channels of one segment (OFF18 §4.3): a frame; 5 differences of 6 frames; 5 flow maps, x and y of each in turn.
+# Input channels of one segment (OFF18 §4.3: 1, 5, 5): a frame; 5 differences, of 6 frames as TSN has them; 5 flow maps,
+# x and y of each in turn.
 MODALITIES = {"rgb": 3, "rgb-diff": 15, "flow": 10}
 
 # Per block: 1x1 | 3x3_reduce, 3x3 | double_3x3_reduce, double_3x3_1, double_3x3_2 | pool_proj, and how its pool pools.
@@ -79,11 +80,12 @@ class _Block(nn.ModuleDict):
 class BNInception(nn.Module):
     """BN-Inception without its classifier: frames (N, in_channels, H, W) -> features (N, 1024, H/32, W/32).
 
-    H and W are at least 7; the sides are halved as 224, 112, 56, 28, 14, 7 are, rounded up. stride is that of conv1: 2,
-    or 1 for maps that are small already (DC18's of 112 x 112; at least 4). The stages are children in order: conv1 (64
-    channels), pool1, conv2 (192), pool2, inception_3a (256), 3b (320), 3c (576), 4a (576), 4b (576), 4c (608), 4d
-    (608), 4e (1056), 5a (1024), 5b (1024), each map after batch norm and ReLU. `taps` gives the maps of all of them by
-    name, `channels` their widths. width multiplies all channels. The convolutions start as He's normal of fan-in.
+    H and W are at least 7; the sides are halved as 224, 112, 56, 28, 14, 7 are, rounded up, but down by pool1 and pool2
+    (Caffe's pools, without padding; of 2 they leave 1). stride is that of conv1: 2, or 1 for maps that are small
+    already (DC18's of 112 x 112; at least 4). The stages are children in order: conv1 (64 channels), pool1, conv2
+    (192), pool2, inception_3a (256), 3b (320), 3c (576), 4a (576), 4b (576), 4c (608), 4d (608), 4e (1056), 5a (1024),
+    5b (1024), each map after batch norm and ReLU. `taps` gives the maps of all of them by name, `channels` their
+    widths. width multiplies all channels. The convolutions start as He's normal of fan-in.
     Raises `BNInception: argument: expected ..., got ...`, TypeError or ValueError.
     """
 

@@ -160,6 +160,8 @@ class Disentangled(nn.Module):
     def pair_wise(self, frames: dict[str, Tensor]) -> dict[str, Tensor]:
         """The maps of the pairs of these, as `parts` names them."""
         rgb, low = frames["rgb"], frames["low"]
+        # The operators take each frame as planes: turned once where the channels are innermost, not once for each use.
+        low = low.transpose(1, 2).contiguous().transpose(1, 2)
         maps = {}
         if self.moves:
             maps["displacement"] = self._flow(rgb, low)
@@ -254,7 +256,7 @@ def _stacked(clip: Tensor) -> Tensor:
     return clip.transpose(1, 2).flatten(1, 2)
 
 
-_TEXT = "DC18 §3.1: 64 channels; Table 9: 224 x 224"
+_TEXT = "DC18 §3.1: 64 channels; §4.4: 224 x 224"
 _BASE = "DC18 §3.1: follows BN-Inception, whose side this is"
 _GATHERED = "DC18 §3.2-§3.4: 1024 features"
 NETWORKS = (
@@ -277,7 +279,7 @@ NETWORKS = (
         ),
         stages=(
             Stage(module="conv1", shape=(64, 224, 224), source=_TEXT),
-            Stage(module="displacement", shape=(2, 7, 224, 224), source="DC18 §3.3 and Table 9; 7 pairs of 8 frames"),
+            Stage(module="displacement", shape=(2, 7, 224, 224), source="DC18 §3.3; §4.4: 224 x 224; §4.2: 8 frames"),
             Stage(module="warped_difference", shape=(64, 7, 224, 224), source="DC18 §3.4: of feature maps"),
             Stage(module="static.pool1", shape=(64, 56, 56), source=_BASE),
             Stage(module="static.pool2", shape=(192, 28, 28), source=_BASE),

@@ -15,8 +15,8 @@ class OFFTSM(Assembly):
 
     Clip (N, 3, T, H, W) of T >= 2 frames (8 in the paper, so 7 pairs) -> scores (N, classes) before the softmax, of RGB
     as `ResNet` expects it. The paper prints the result and its cost alone. Ours are:
-    - The OFF units are at the outputs of layer2, layer3, layer4, the maps of 28 x 28, 14 x 14, 7 x 7, as in OFF18 §4.1;
-      a ResNet has one output at each. The sub-network is that of `OFFNetwork`; so are the options scheme, gradients,
+    - The OFF units are at the outputs of layer2, layer3, layer4, of 28 x 28, 14 x 14 and 7 x 7 as on BN-Inception; a
+      ResNet has one output at each. The sub-network is that of `OFFNetwork`; so are the options scheme, gradients,
       fusion, spatial_dropout, and `groups` and `parts`, but for "steps" (N, T, classes) instead of "segments".
     - The scores are summed, as OFF18 §4.3 sums them.
     - All is trained at once, as the paper names one schedule and not two stages; `freeze=True` is stage two of OFF18.

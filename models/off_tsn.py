@@ -131,9 +131,10 @@ class Assembly(nn.Module):
         return self.parts(clip)["scores"]
 
     def groups(self, lr: float = 0.02, weight_decay: float = 5e-4) -> list[dict[str, Any]]:
-        """Parameters for an optimizer, as the released code trains them: biases at twice the rate, without decay.
+        """Parameters for an optimizer, as the released code trains RGB: biases at twice the rate, without decay.
 
-        Those of the backbone only if it is not frozen.
+        Of flow and RGB differences it gives five times the rate to the 1 x 1 before OFF, which is left out here; OFF18
+        §5.1 has 0.05 for flow. Those of the backbone only if it is not frozen.
         """
         named = dict(self.off.named_parameters())
         weights, biases = ([named[key] for key in named if key.endswith(end)] for end in ("weight", "bias"))
@@ -267,18 +268,19 @@ def _unit(taps: Mapping[str, int], scheme: str, gradients: str, dropout: float, 
 
 
 class OFFNetwork(Assembly):
-    """The OFF network (OFF18 §4, OFF20 §4): TSN, an OFF unit at 28 x 28, 14 x 14 and 7 x 7 of its maps, summed scores.
+    """The OFF network (OFF18 §4, OFF20 §4): TSN, OFF units at three sizes of its maps (Fig. 3), summed scores.
 
     Clip (N, C, T, H, W) of T >= 2 segments, H, W >= 7 -> scores (N, classes) before the softmax. C and the values are
     those of `TSN` for the modality: "rgb", "rgb-diff" (the OFF of the image itself, says OFF18 §5.2), "flow". A pair is
     two neighbouring segments of a clip; 7 segments in training and 25 in test (OFF18 §4.3, OFF20 §5.1; ablations: 3).
 
-    At each level: the maps of one resolution (3a, 3b; 3c, 4a to 4d; 5a, 5b, as the released code chooses them), side by
-    side, 1 x 1 to 128 channels, [Fx | Fy | Ft] of each pair, beside them what the lower level gives; a convolution that
-    reduces the channels and, but for the last, halves the side; residual blocks without batch norm; a score of each
-    pair, from the mean over the map. The papers print no table of these layers: kernels, channels and blocks are the
-    released code's, whose 18 convolutions in blocks, with the first and the classifier, are the
-    "ResNet-20". There is no ReLU between the 1 x 1 and the OFF, as Fig. 4 has none.
+    At each level, 28 x 28, 14 x 14 and 7 x 7 at 224 x 224: the maps of one resolution (3a, 3b; 3c, 4a to 4d; 5a, 5b;
+    the papers do not say which, the released code does), side by side, 1 x 1 to 128 channels, [Fx | Fy | Ft] of each
+    pair, beside them what the lower level gives; a convolution that reduces the channels and, but for the last, halves
+    the side; residual blocks without batch norm; a score of each pair, from the mean over the map. The papers print no
+    table of these layers: kernels, channels and blocks are the released code's. Its 18 convolutions in blocks make the
+    20 of the "ResNet-20" with the first and the classifier, as He et al. count. There is no ReLU between the 1 x 1 and
+    the OFF, as Fig. 4 has none.
 
     scheme: "paper", the kernels as printed in (5), (6); "sobel", with the weights 1 2 1 that the text names;
       "released", as the released code: a unit for each map, with 128 channels, after ReLU, for Ft, and 32 others for
@@ -410,6 +412,7 @@ def supervised(network: Any, clip: Tensor) -> Tensor:
 
 
 _PROTOTXT = "the released code, for the 384 channels of OFF18 Fig. 4"
+_TAPPED = "OFF18 Fig. 3: three sizes; the released code: which"
 _UNIT = "OFF18 §4.1, Fig. 4: 128 channels of Fx, Fy, Ft; 6 pairs of 7 segments"
 NETWORKS = (
     Network(
@@ -430,9 +433,9 @@ NETWORKS = (
             {"scheme": "released", "gradients": "spatial", "input": (3, 2, 41, 40)},
         ),
         stages=(
-            Stage(module="backbone.backbone.inception_3b", shape=(320, 28, 28), source="OFF18 §4.1: 28 x 28"),
-            Stage(module="backbone.backbone.inception_4d", shape=(608, 14, 14), source="OFF18 §4.1: 14 x 14"),
-            Stage(module="backbone.backbone.inception_5b", shape=(1024, 7, 7), source="OFF18 §4.1: 7 x 7"),
+            Stage(module="backbone.backbone.inception_3b", shape=(320, 28, 28), source=_TAPPED),
+            Stage(module="backbone.backbone.inception_4d", shape=(608, 14, 14), source=_TAPPED),
+            Stage(module="backbone.backbone.inception_5b", shape=(1024, 7, 7), source=_TAPPED),
             Stage(module="backbone.fc", shape=(7, 101), source="OFF18 §4.1: a score of each segment"),
             Stage(module="off.28.unit", shape=(384, 6, 28, 28), source=_UNIT),
             Stage(module="off.28.reduce", shape=(64, 14, 14), source=_PROTOTXT),

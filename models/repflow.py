@@ -26,10 +26,12 @@ class RepFlowResNet(ResNet):
 
     Clip (N, in_channels, T, H, W) -> (N, classes), before the softmax: each of the remaining frames has scores, their
     mean over time is the result. A flow layer turns T frames into T-1, each belonging to the earlier one of its pair.
-    The defaults are the network of Table 9. Input as `ResNet`; only the flow is free of the range of the values, since
-    each clip is stretched to [0, 255] before it. `depth`, `kind`, `dropout` and all other options: those of `ResNet`.
+    The defaults are the network whose accuracy Table 9 has; its times are of depth=34. Input as `ResNet`; only the flow
+    is free of the range of the values, since each clip is stretched to [0, 255] before it. `depth`, `kind`, `dropout`
+    and all other options: those of `ResNet`.
 
-    place: 0, the flow of the input, or 1 to 5, after that block (Table 1; block 1 is conv1 with its pool).
+    place: 0, the flow of the input, or 1 to 5, after that block (Table 1). Block 1 is conv1 with its pool: the third is
+      layer2 in the released code, and has 28 x 28 (Fig. 7).
     motion, channels, fusion: see `Motion`. fusion="late" adds a ResNet of its own for RGB, and the scores are the mean
       of both (Fig. 4b). Flow or flow of flow of RGB frames is place=0, channels=None.
     non_local: a `NonLocal` block after block 4 (Table 9; the paper says not where: Wang et al. have one in res4).

@@ -78,12 +78,41 @@ def test_compiled_agrees_too(mode):
     again = first.clone()
     fast(0 * clip)
     assert torch.equal(first, again)  # what was returned stays
+    with torch.inference_mode():
+        inferred = clip.clone()
+    innermost = clip.contiguous(memory_format=torch.channels_last_3d)
+    with torch.compiler.set_stance("fail_on_recompile"):  # which would take minutes
+        for same in (clip.double(), inferred, innermost, clip.clone().requires_grad_()):
+            agrees(fast(same), want, TOLERANCE[torch.float32])
+        for p in fast.network.parameters():
+            p.data.zero_()
+        agrees(fast(clip), want, TOLERANCE[torch.float32])  # weights are constants of what was compiled
 
 
-def test_the_channels_are_innermost_where_there_are_convolutions():
-    for network, last in ((Tiny().conv, True), (DisplacementMap(1), False)):
-        clip = Inference(network, (1, 3, 2, 5, 7), compile=False).clip
+def test_the_channels_are_innermost_where_there_are_convolutions_of_maps():
+    for network, last in ((small("tsn"), True), (Tiny(), False), (DisplacementMap(1), False)):
+        clip = Inference(network, (1, 3, 2, 9, 7), compile=False).clip
         assert clip.is_contiguous(memory_format=torch.channels_last_3d) == last != clip.is_contiguous()
+
+
+def test_a_clip_that_lies_as_the_network_takes_it_is_not_copied():
+    taken = []
+    network, clip = DisplacementMap(1), clip_of((1, 3, 2, 9, 7))
+    network.register_forward_pre_hook(lambda layer, inputs: taken.append(inputs[0].data_ptr()))
+    fast = Inference(network, tuple(clip.shape), compile=False)
+    strided = clip.contiguous(memory_format=torch.channels_last_3d)
+    for given, kept in ((clip, True), (clip.clone().requires_grad_(), True), (strided, False), (clip.double(), False)):
+        agrees(fast(given), network(clip), TOLERANCE[torch.float32])
+        assert (taken.pop(-2) == given.data_ptr()) == kept
+
+
+def test_maps_with_the_channels_innermost_are_turned_once_for_all_operators():
+    taken = []
+    fast = Inference(small("disentangled"), (1, 3, 3, 24, 19), compile=False)
+    for layer in (fast.network.displacement, fast.network.warped_difference):
+        layer.register_forward_pre_hook(lambda layer, inputs: taken.append(inputs[0].transpose(1, 2)))
+    fast(clip_of((1, 3, 3, 24, 19)))
+    assert [frames.is_contiguous() for frames in taken] == [True, True] and taken[0].data_ptr() == taken[1].data_ptr()
 
 
 def test_bad_arguments_are_refused():

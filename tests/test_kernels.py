@@ -28,6 +28,7 @@ from motionspec.cli.runner import Runner  # noqa: E402
 from motionspec.cli.text import report  # noqa: E402
 from motionspec.fused import FUSED  # noqa: E402
 from motionspec.ops import costvol  # noqa: E402
+from motionspec.ops import off as ops_off  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
 # What stays eager: arguments, and variants that have such a value.
@@ -431,6 +432,17 @@ def test_what_is_left_to_eager_pytorch_is_refused_in_one_line(row, what):
     with pytest.raises(ValueError, match=expected):
         partial(operator(row), impl=IMPL)(**args, **variant)
     assert torch.equal(operator(row)(**args, **variant), partial(operator(row), impl="torch")(**args, **variant))
+
+
+@pytest.mark.parametrize("name", ["features", "clip_features"])
+def test_off_of_more_rows_and_columns_than_a_program_has(name):
+    clip = torch.randn(1, 16, 2, 9, 9, dtype=torch.float64, requires_grad=True)
+    maps = (clip,) if name == "clip_features" else clip.unbind(2)
+    want, got = (getattr(ops_off, name)(*maps, impl=impl) for impl in ("torch", IMPL))
+    torch.testing.assert_close(got, want, rtol=0, atol=1e-12)
+    grad = torch.randn_like(want)
+    of_want, of_got = (torch.autograd.grad(y, clip, grad, retain_graph=True)[0] for y in (want, got))
+    torch.testing.assert_close(of_got, of_want, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("scheme", ["classic", "released"])

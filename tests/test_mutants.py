@@ -96,6 +96,41 @@ def test_what_kills_a_mutant_is_told(tmp_path, source, killer):
     assert done.stdout.strip().rpartition("::")[2] == killer
 
 
+STALE = (
+    START
+    + """
+import collections; path = Path("ops/warp_numba.py")
+def killer(source):
+    return mutants.trial("warp_numba", path, source, [test], folder / "log", collections.Counter(), 300)
+assert not killer(path.read_text()), (folder / "log").read_text()
+print(killer(path.read_text().replace("real(W - x)", "real(W - 3 - x)")))
+"""
+)
+WARPS = """
+import torch
+from motionspec.ops import warp
+def test_blend():
+    x, flow = torch.rand(1, 1, 4, 5), torch.full((1, 2, 4, 5), 0.3)
+    got, want = (warp.bilinear(x, flow, outside="blend", impl=impl) for impl in ("numba", "torch"))
+    torch.testing.assert_close(got, want)
+"""
+
+
+def test_a_mutated_kernel_is_compiled_though_its_original_was_cached(tmp_path):
+    done = subprocess.run(command(tmp_path, WARPS, STALE), capture_output=True, text=True)
+    assert done.stdout.strip().endswith("::test_blend"), done.stderr
+
+
+def test_every_stem_and_every_file_of_kernels_is_known():
+    sys.path.insert(0, str(TOOLS))
+    import mutants
+
+    known = set(mutants.STEMS) | set(mutants.KERNELS)
+    root = TOOLS.parent
+    assert {path.stem.removeprefix("rows_") for path in root.glob("refimpl/rows_*.py")} < known
+    assert {path.stem for kind in ("numba", "triton") for path in root.glob(f"ops/*_{kind}.py")} < known
+
+
 def test_the_page_tells_survivors_equivalents_and_stale_entries(capsys):
     sys.path.insert(0, str(TOOLS))
     import mutants
@@ -104,10 +139,10 @@ def test_the_page_tells_survivors_equivalents_and_stale_entries(capsys):
     dead = {"file": "ops/a.py", "line": 4, "by": "t", "first": "", "old": "", "new": ""}
     late = {"file": "ops/a.py", "line": 5, "by": "time", "first": "c1", "old": "", "new": ""}
     result = {"mutants": [alive, dead, late], "commit": "c2", "date": "d"}
-    assert "| ops/a.py | 3 | 2 | 1 | 1 | 0 | 1 | 66.7% | c2 | d |" in mutants.report([result], [], 3)
+    assert "| ops/a.py | 3 | 2 | 1 | 1 | 0 | 1 | 66.7% | c2 | d |" in mutants.report([result], [])
     listed = [{"file": "ops/a.py", "reason": "0 is 0", "mutants": [["x + 0", "x - 0"], ["y", "z"]]}]
     listed.append({"file": "ops/not_run.py", "reason": "", "mutants": [["y", "z"]]})
-    page = mutants.report([result], listed, 3)
+    page = mutants.report([result], listed)
     assert "| ops/a.py | 3 | 2 | 1 | 1 | 1 | 0 | 100.0% | c2 | d |" in page
     assert "- ops/a.py:3 `x + 0` -> `x - 0`: 0 is 0" in page
     assert capsys.readouterr().out == "tools/equivalent.toml lists what is no survivor: ops/a.py y -> z\n"

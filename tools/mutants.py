@@ -1,5 +1,7 @@
 """Mutation testing of `ops/` and `refimpl/`: plants small mistakes and counts those that the tests of the stem miss.
 
+A stem is a family of operators, or one file of its kernels, which takes longer: each mutant is compiled.
+
 `make mutants` runs it, on the last commit and in an environment of its own, and writes docs/mutants.md. cosmic-ray
 proposes the mutants and keeps the results in build/mutants/*.sqlite: a run that was stopped goes on where it was,
 survivors are tried again when there is a new commit, a stem begins anew when its sources have changed. torch and pytest
@@ -24,6 +26,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 import tomllib
 import traceback
@@ -41,19 +44,40 @@ from cosmic_ray.work_item import TestOutcome, WorkerOutcome, WorkResult
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "build" / "mutants"
-STEMS = ("brightness", "off", "tvl1", "warp", "costvol", "losses", "metrics", "sampling", "pool3d", "detection")
+STEMS = (
+    "brightness",
+    "off",
+    "tvl1",
+    "warp",
+    "costvol",
+    "losses",
+    "metrics",
+    "sampling",
+    "pool3d",
+    "detection",
+    "layers",
+)
+# Files of kernels: the stem whose operators they compute.
+KERNELS = {
+    path.stem: {"pyramid": "tvl1"}.get(family := path.stem.partition("_")[0], family)
+    for kind in ("numba", "triton")
+    for path in sorted((ROOT / "ops").glob(f"*_{kind}.py"))
+}
+SAMPLE = dict.fromkeys(STEMS, 150) | dict.fromkeys(KERNELS, 10)
 PRELOAD = ("torch", "scipy.ndimage", "scipy.special", "hypothesis.extra.numpy")
 PYTEST = ["-qx", "-pno:cacheprovider", "-pno:xdist", "-otimeout=0", "-Wignore::pytest.PytestAssertRewriteWarning"]
 HEAD = """# Mutants
 
-Small mistakes that [cosmic-ray](https://cosmic-ray.readthedocs.io) planted in operators and oracle, and what the tests
-made of them: a seeded sample of {sample} per stem, `ops/` and `refimpl/` together. `make mutants` makes this page
-(`tools/mutants.py`; `mutants/STEM.json` lists each mutant with what killed it).
+Small mistakes that [cosmic-ray](https://cosmic-ray.readthedocs.io) planted in operators, their kernels and the oracle,
+and what the tests made of them: a seeded sample of 150 per stem, `ops/` and `refimpl/` together, and of 10 per file of
+kernels. `make mutants` makes this page (`tools/mutants.py`; `mutants/STEM.json` lists each mutant with what killed it),
+of kernels only where asked: `make mutants STEMS=off_numba`.
 
 A mutant is tried by the tests of its own stem: `tests/test_STEM.py` and the generated ones, {examples} examples each,
-without those that compile or need real data. *Since*: it survived until a test was written. *Late*: it ran out of time,
-which counts as killed. *Equivalent*: it computes the same, and the score leaves it out. Annotations are not mutated, as
-nothing reads them at run time; messages of errors are code like any other.
+without those that compile or need real data; one of a kernel by `tests/test_kernels.py` too. *Since*: it survived until
+a test was written. *Late*: it ran out of time, which counts as killed. *Equivalent*: it computes the same, and the
+score leaves it out. Annotations are not mutated, as nothing reads them at run time; messages of errors are code like
+any other.
 
 | file | mutants | killed | since | late | equivalent | survived | score | commit | date |
 |---|---|---|---|---|---|---|---|---|---|
@@ -86,9 +110,13 @@ class Watch:
             self.killer.send(report.nodeid)
 
 
-def child(stem: str, path: Path, source: str, tests: list[str], log: Path, watch: Watch) -> None:
+def child(stem: str, path: Path, source: str, tests: list[str], log: Path, watch: Watch, cache: str) -> None:
     """Run tests with `source` in place of a module; exit status 0: all pass."""
     os.setsid()
+    if stem in KERNELS:
+        os.environ["TRITON_INTERPRET"] = str(int(stem.endswith("_triton")))
+        # numba's own cache does not see that a constant, or a function that a kernel calls, has changed.
+        os.environ["NUMBA_CACHE_DIR"] = cache
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with log.open("w") as file:
         os.dup2(file.fileno(), 1)
@@ -101,10 +129,13 @@ def child(stem: str, path: Path, source: str, tests: list[str], log: Path, watch
     SourceFileLoader.get_code = mutated  # type: ignore[assignment, method-assign]
     status = 1
     try:
+        from motionspec.fused import FUSED
         from motionspec.refimpl.equations import EQUATIONS
 
-        for other in [name for name in EQUATIONS if not name.startswith(f"{stem}.")]:
-            del EQUATIONS[other]  # to collect the tests of all rows takes seconds
+        family = KERNELS.get(stem, stem)
+        for table in [EQUATIONS, FUSED] if stem in KERNELS else [EQUATIONS]:
+            for other in [name for name in table if not name.startswith(f"{family}.")]:
+                del table[other]  # to collect the tests of all rows takes seconds
         status = int(pytest.main([*PYTEST, *tests], plugins=[watch]))
     except BaseException:
         traceback.print_exc()
@@ -118,15 +149,16 @@ def trial(
 ) -> str:
     """What killed the mutant: a test, `import`, or `time` (more than `limit` seconds); nothing if it survived."""
     ours, theirs = FORK.Pipe(duplex=False)
-    process = FORK.Process(target=child, args=(stem, path, source, tests, log, Watch(kills, theirs)))
-    process.start()
-    theirs.close()
-    process.join(limit)
-    if process.exitcode is None:
-        assert process.pid
-        os.killpg(process.pid, signal.SIGKILL)
-        process.join()
-        return "time"
+    with tempfile.TemporaryDirectory() as cache:
+        process = FORK.Process(target=child, args=(stem, path, source, tests, log, Watch(kills, theirs), cache))
+        process.start()
+        theirs.close()
+        process.join(limit)
+        if process.exitcode is None:
+            assert process.pid
+            os.killpg(process.pid, signal.SIGKILL)
+            process.join()
+            return "time"
     try:
         return "" if process.exitcode == 0 else ours.recv()
     except EOFError:
@@ -223,7 +255,7 @@ def run(stem: str, folder: Path, tests: list[str], commit: str, sample: int, see
     return head | {"in annotations": skipped["annotation"], "mutants": mutants}
 
 
-def report(results: list[dict[str, Any]], listed: list[dict[str, Any]], sample: int) -> str:
+def report(results: list[dict[str, Any]], listed: list[dict[str, Any]]) -> str:
     """docs/mutants.md; `listed` are the entries of equivalent.toml."""
     reasons = {(e["file"], old, new): e["reason"] for e in listed for old, new in e["mutants"]}
     used, rows = set(), []
@@ -253,7 +285,7 @@ def report(results: list[dict[str, Any]], listed: list[dict[str, Any]], sample: 
         if file in files:
             print(f"tools/equivalent.toml lists what is no survivor: {file} {old} -> {new}")
     found = {name: "\n".join(lines or ["None."]) for name, lines in lists.items()}
-    return HEAD.format(rows="\n".join(rows), sample=sample, examples=EXAMPLES, **found)
+    return HEAD.format(rows="\n".join(rows), examples=EXAMPLES, **found)
 
 
 def checkout() -> str:
@@ -280,27 +312,40 @@ def prepare() -> None:
     gc.freeze()  # pytest collects garbage, which would visit, and so copy, all of torch in every fork
 
 
+def tests_of(stem: str) -> list[str]:
+    """What pytest runs for mutants of a stem."""
+    if stem not in KERNELS:
+        return [f"tests/test_{stem}.py", "tests/test_equations.py", "-k", f"{stem}. and not compile"]
+    family = KERNELS[stem]
+    names = ["kernels"] if stem.endswith("_triton") else ["kernels", "numba", family, f"{family}_numba", stem]
+    files = [file for name in dict.fromkeys(names) if Path(file := f"tests/test_{name}.py").exists()]
+    from motionspec.fused import FUSED
+
+    operators = [name.partition(".")[2] for name in FUSED if name.startswith(f"{family}.")]
+    return [*files, "-k", f"({' or '.join([f'{family}.', f'{family}_numba', stem, *operators])}) and not compile"]
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("stems", nargs="*", metavar="STEM", help=f"of {', '.join(STEMS)} (default: all)")
-    parser.add_argument("--sample", type=int, default=150, help="mutants per stem (default: 150)")
+    known = ", ".join([*STEMS, "or of kernels", *KERNELS])
+    parser.add_argument("stems", nargs="*", metavar="STEM", help=f"of {known} (default: all but kernels)")
+    parser.add_argument("--sample", type=int, help="mutants per stem (default: 150, of kernels 10)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of mutants (default: 0)")
     args = parser.parse_args()
-    if unknown := set(args.stems) - set(STEMS):
-        parser.error(f"no such stem: {', '.join(sorted(unknown))}; choose from {', '.join(STEMS)}")
+    if unknown := set(args.stems) - SAMPLE.keys():
+        parser.error(f"no such stem: {', '.join(sorted(unknown))}; choose from {known}")
     commit = checkout()
     prepare()
     docs = ROOT / "docs" / "mutants"
     docs.mkdir(parents=True, exist_ok=True)
     for stem in args.stems or STEMS:
-        tests = [f"tests/test_{stem}.py", "tests/test_equations.py", "-k", f"{stem}. and not compile"]
-        result = run(stem, FOLDER, tests, commit, args.sample, args.seed)
+        result = run(stem, FOLDER, tests_of(stem), commit, args.sample or SAMPLE[stem], args.seed)
         lines = ",\n".join(map(json.dumps, result.pop("mutants")))  # one line each
         (docs / f"{stem}.json").write_text(json.dumps(result)[:-1] + f', "mutants": [\n{lines}\n]}}\n')
-    results = [json.loads((docs / f"{s}.json").read_text()) for s in STEMS if (docs / f"{s}.json").exists()]
+    results = [json.loads((docs / f"{s}.json").read_text()) for s in SAMPLE if (docs / f"{s}.json").exists()]
     listed = tomllib.loads((ROOT / "tools" / "equivalent.toml").read_text())["equivalent"]
-    (ROOT / "docs" / "mutants.md").write_text(report(results, listed, args.sample))
+    (ROOT / "docs" / "mutants.md").write_text(report(results, listed))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """What R-FCN learns by, on boxes that are generated: a trial that its parts learn together (OFF20 §6).
 
-The paper gives rates and lengths, and nothing of sampling and weights of the losses. Faster R-CNN's and R-FCN's are
-taken: anchors above an overlap of 0.7, and the best of each object, are objects, those below 0.3 are not; regions above
-0.5 have the class and the box of the object they overlap most; the 128 regions of the highest loss count.
+The paper gives rates and lengths, and nothing of the losses, their weights and sampling: all of that is our choice. It
+is Faster R-CNN's and R-FCN's, but for anchors, which all count, objects half of it, where those draw 256: anchors above
+an overlap of 0.7, and the best of each object, are objects, those below 0.3 are not; regions above 0.5 have the class
+and the box of the object they overlap most; the 128 regions of the highest loss count.
 """
 
 from typing import Any
