@@ -81,9 +81,9 @@ def _directions(f0, f1, g0, g1, valid, scale, x, y):
     for j in range(valid.size):
         u, v = f0[j] - g0[j], f1[j] - g1[j]
         root = np.sqrt(u * u + v * v)
-        inverse = 1 / root
-        x[j] = scale * (u * inverse) if valid[j] else type(u)(0)
-        y[j] = scale * (v * inverse) if valid[j] else type(u)(0)
+        inverse = scale / root
+        x[j] = u * inverse if valid[j] else type(u)(0)
+        y[j] = v * inverse if valid[j] else type(u)(0)
         odd += _odd(root if valid[j] else type(u)(1))
     return odd
 
@@ -117,12 +117,12 @@ def _sums(f, g, mask, sums, pixels, blocks, low, high):
 @kernel
 def _backward(f, g, mask, out, negative, scale, pixels, blocks, low, high):
     """The unit vector of each difference times `scale`; 0 at distance 0, outside the mask. If wanted its negative."""
-    everywhere = np.ones(_BLOCK, np.bool_)
+    everywhere, odd = np.ones(_BLOCK, np.bool_), _odd(abs(scale))
     for piece in range(low, high):
         at, end, valid = _place(mask, pixels, blocks, piece, everywhere)
         maps = f[at:end], f[at + pixels : end + pixels], g[at:end], g[at + pixels : end + pixels]
         x, y = out[at:end], out[at + pixels : end + pixels]
-        if _directions(*maps, valid, scale, x, y):
+        if odd or _directions(*maps, valid, scale, x, y):
             _careful_directions(*maps, valid, scale, x, y)
         if negative.size:
             _negated(negative[at:end], x)
