@@ -139,7 +139,7 @@ BEHIND = {
     (
         "layers.batch_norm",
         "forward",
-    ): "Checks of five arguments, where inputs have driven Python's code from the caches.",
+    ): "Checks of five arguments, when Python's code is out of the caches.",
 }
 
 
