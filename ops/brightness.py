@@ -36,10 +36,14 @@ def _central(a: Tensor, dim: int) -> Tensor:
     n = a.shape[dim]
     if n == 1:
         return a - a  # 0, and a gradient of 0 rather than none
-    first = a.narrow(dim, 1, 1) - a.narrow(dim, 0, 1)
-    last = a.narrow(dim, n - 1, 1) - a.narrow(dim, n - 2, 1)
-    middle = (a.narrow(dim, 2, n - 2) - a.narrow(dim, 0, n - 2)) / 2
-    return torch.cat([first, middle, last], dim)
+    # In the border line the neighbour outside is the line itself. The derivative of a split is one copy, that of a
+    # slice a map of zeros each.
+    first, others = a.split([1, n - 1], dim)
+    most, last = a.split([n - 1, 1], dim)
+    weights = a.new_full((n,), 0.5)
+    weights[0] = weights[-1] = 1
+    step = torch.cat([others, last], dim).sub_(torch.cat([first, most], dim))
+    return step.mul_(weights.view([n if k == dim else 1 for k in range(a.ndim)]))
 
 
 def linearised_residual(fx: Tensor, fy: Tensor, ft: Tensor, flow: Tensor, *, impl: str = "auto") -> Tensor:
