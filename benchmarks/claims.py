@@ -505,7 +505,7 @@ def measured(piece: Piece, scale: str, run: Path, device: str, progress: Said | 
         "config": made_by,
         "value": round(value, 4),
         "chance": round(chance, 4),
-        "seconds": round(spent, 1),
+        "seconds": round(spent, 3),
         "steps": result.steps,
         "parameters": sum(p.numel() for p in network.parameters()),
         "date": datetime.datetime.now(datetime.UTC).date().isoformat(),

@@ -402,7 +402,7 @@ def flow(
     """`tvl1.pyramid_flow` of float32 or float64."""
     N, _, H, W = image0.shape
     sizes = tvl1._sizes(H, W, n_scales, scale)
-    pyramid = [np.concatenate([image0.numpy(), image1.numpy()]).reshape(2 * N, H, 1, W)]
+    pyramid = [np.concatenate([image0.detach().numpy(), image1.detach().numpy()]).reshape(2 * N, H, 1, W)]
     for h, w in sizes[1:]:
         pyramid.append(_resized(pyramid[-1], h, w, True))
     h, w = sizes[-1]
