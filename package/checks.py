@@ -25,7 +25,8 @@ def shapes(operator: str, **arguments: tuple[Any, str]) -> dict[str, int]:
             known = int(w) if w.isdigit() else sizes.setdefault(w, size)
             fits = fits and size == known and (size >= 1 or w in ("N", "R"))
         if not fits:
-            bound = ", ".join(f"{w}={sizes[w]}" for w in list(sizes)[:before] if w in words)
+            earlier = list(sizes)[:before]
+            bound = ", ".join(f"{w}={sizes[w]}" for w in words if w in earlier)
             expected = f"shape ({', '.join(words)})" + (f" with {bound}" if bound else " with sides of at least 1")
             raise ValueError(message(operator, name, expected, shape))
     return sizes
