@@ -35,27 +35,25 @@ def test_costs_beside_those_that_off20_prints():
     assert (round(total, 1), round(total - added, 1), round(added, 1)) == (37.4, 32.7, 4.7)
 
 
-def test_pairs_stay_within_their_clip():
-    """Temporal shifts make every frame see all of its clip, and no other."""
-    network, clip = built(), clip_of()
+def moved(network, frame):
+    """Of each level, by how much the scores of clips and pairs change with one frame of the second clip."""
+    clip = clip_of()
     other = clip.clone()
-    other[1, :, 1] += 1
+    other[1, :, frame] += 1
     with torch.no_grad():
         before, after = network.parts(clip), network.parts(other)
-    for level in (28, 14, 7):
-        moved = (before[f"pairs{level}"] - after[f"pairs{level}"]).abs().amax(2)
-        assert moved.shape == (2, 3) and moved[0].max() == 0 < moved[1].min()
+    return [(before[f"pairs{level}"] - after[f"pairs{level}"]).abs().amax(2) for level in (28, 14, 7)]
+
+
+def test_pairs_stay_within_their_clip():
+    """Temporal shifts make every frame see all of its clip, and no other."""
+    for change in moved(built(), 1):
+        assert change.shape == (2, 3) and change[0].max() == 0 < change[1].min()
 
 
 def test_without_shift_a_pair_sees_its_two_frames_alone():
-    network, clip = built(shift=False), clip_of()
-    other = clip.clone()
-    other[1, :, 0] += 1
-    with torch.no_grad():
-        before, after = network.parts(clip), network.parts(other)
-    for level in (28, 14, 7):
-        moved = (before[f"pairs{level}"] - after[f"pairs{level}"]).abs().amax(2)
-        assert moved[1, 0] > 0 == moved[0].max() == moved[1, 1:].max()
+    for change in moved(built(shift=False), 0):
+        assert change[1, 0] > 0 == change[0].max() == change[1, 1:].max()
 
 
 @pytest.mark.parametrize("freeze", [False, True])
