@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import socket
+import sys
 import time
 from itertools import pairwise
 
@@ -404,6 +405,41 @@ def test_the_folder_says_what_was_done(whole):
     assert [k + 1 for k, score in enumerate(scores) if score] == [6, 12, 18, 24, 30, 36]
     assert (folder / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert all(file.stat().st_mode & 0o777 == (folder / "log.csv").stat().st_mode & 0o777 for file in folder.iterdir())
+
+
+def test_tensorboard_shows_what_the_log_says(tmp_path):
+    accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+
+    class Failing(Points):
+        read = 0
+
+        def __getitem__(self, key):
+            self.read += 1
+            if self.read > 4 * 7:  # in step 8; the last save is of step 6, so that step 7 is done twice
+                raise OSError("unplugged")
+            return super().__getitem__(key)
+
+    folder, of = tmp_path / "run", recipe(stage(length=2))
+    with pytest.raises(OSError, match="unplugged"):
+        fitted(folder, of, train=Failing(), test=Points(), tensorboard=True)
+    fitted(folder, of, test=Points(), resume=True, tensorboard=True)
+    shown = accumulators.EventAccumulator(str(folder / "tensorboard"))
+    shown.Reload()
+    rows = log(folder)
+    for name in ("loss", "gradient", "lr"):
+        points = [(event.step, event.value) for event in shown.Scalars(name)]
+        assert points == [(int(row["step"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows], name
+    for name, column in {"test/accuracy": "score", "test/loss": "test_loss"}.items():
+        points = [(event.step, event.value) for event in shown.Scalars(name)]
+        assert points == [(6, pytest.approx(float(rows[5][column]))), (12, pytest.approx(float(rows[11][column])))]
+
+
+def test_without_tensorboard_it_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with pytest.raises(RunError, match=r"^--tensorboard: pip install 'motionspec\[tensorboard\]'$"):
+        fitted(tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_every_sample_once_an_epoch_and_each_epoch_in_another_order(tmp_path):
