@@ -227,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--measure-every", type=_positive(int), default=1, metavar="N", help="epochs between measurings (default: 1)"
     )
+    one.add_argument("--tensorboard", action="store_true", help="the curves for TensorBoard too, in RUN/tensorboard")
     one.add_argument(
         "--broken",
         choices=("raise", "skip"),

@@ -83,6 +83,7 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
             save_every=arguments.save_every,
             measure_every=arguments.measure_every,
             resume=arguments.resume,
+            tensorboard=arguments.tensorboard,
             about=about,
             progress=progress,
         )

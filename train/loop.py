@@ -71,6 +71,7 @@ def fit(
     save_every: int = 100,
     measure_every: int = 1,
     resume: bool = False,
+    tensorboard: bool = False,
     about: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> Result:
@@ -81,7 +82,7 @@ def fit(
     device: None: CUDA if there is any. precision: "float32", or "bfloat16" by autocast. accumulate: in how many parts a
       process takes its share of the batch, one after the other. workers: processes that read samples.
     save_every: steps between two writes of resume.pt, which is also written after each measuring.
-    resume: go on where `run` stopped, with the same arguments.
+    resume: go on where `run` stopped, with the same arguments. tensorboard: write what log.csv says for it too.
     about: more for config.json, such as the names of the classes.
 
     On CPU, with the same number of threads and processes, a run that was stopped, even killed, and resumed ends with
@@ -104,7 +105,7 @@ def fit(
         problem: str | None = None
         if rank == 0:
             try:
-                folder = Run(Path(run), config, resume=resume)
+                folder = Run(Path(run), config, resume=resume, tensorboard=tensorboard)
                 state = folder.state
             except RunError as error:
                 problem = str(error)

@@ -48,12 +48,18 @@ class Run:
     """A run folder, new or gone on with.
 
     config: what the run is made by, for JSON; one with another does not go on. resume: whether it may exist.
+    tensorboard: whether to write the log for TensorBoard too.
     state: what `save` last wrote, or None. Raises RunError for a folder that is in use, of another run or damaged.
     """
 
-    def __init__(self, folder: Path, config: Mapping[str, Any], *, resume: bool):
+    def __init__(self, folder: Path, config: Mapping[str, Any], *, resume: bool, tensorboard: bool = False):
         if importlib.util.find_spec("safetensors") is None:
             raise RunError("weights are kept as safetensors: pip install 'motionspec[weights]'")
+        if tensorboard:
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError as error:
+                raise RunError("--tensorboard: pip install 'motionspec[tensorboard]'") from error
         self.folder, self.config = folder, json.loads(json.dumps(config))
         self.state: dict[str, Any] | None = None
         if resume:
@@ -72,6 +78,10 @@ class Run:
             raise RunError(f"{folder}: {error.strerror}; name a folder that can be written") from error
         self._log = self._opened_log()
         self._drawn = -math.inf
+        self._board: Any = None
+        if tensorboard:  # hides what an earlier start wrote after the last save
+            first = self.state["done"] + 1 if self.state else 1
+            self._board = SummaryWriter(folder / "tensorboard", purge_step=first)
 
     def _continue(self) -> None:
         file = self.folder / "resume.pt"
@@ -114,12 +124,21 @@ class Run:
         return log
 
     def log(self, **row: Any) -> None:
-        """A line of log.csv; what it has no value for stays empty."""
+        """A line of log.csv, where what has no value stays empty, and the same for TensorBoard."""
         self._writer.writerow([row.get(column, "") for column in COLUMNS])
+        if self._board:
+            shown = {name: row[name] for name in ("loss", "gradient", "lr")}
+            if "score" in row:
+                shown |= {f"test/{row['measure']}": row["score"], "test/loss": row["test_loss"]}
+            for name, value in shown.items():
+                if value != "":
+                    self._board.add_scalar(name, value, row["step"])
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Replace resume.pt, at once or not at all."""
         self._log.flush()
+        if self._board:
+            self._board.flush()
         whole = {_RESUME: self.config, **state}
         with _replaced(self.folder / "resume.pt") as file:
             torch.save(whole, file)
@@ -168,6 +187,8 @@ class Run:
 
     def close(self) -> None:
         self._log.close()
+        if self._board:
+            self._board.close()
 
 
 def environment() -> dict[str, Any]:
