@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from motionspec.data.flow_pairs import flying_chairs, kitti, middlebury, sintel
+from motionspec.data.flow_pairs import flying_chairs, kitti, middlebury, open_pairs, pairs_format, sintel
 from motionspec.data.lists import ListError
 from motionspec.data.source import NO_LABEL, FlowSource
 from motionspec.data.video import VideoError
@@ -101,6 +101,23 @@ def test_middlebury(tmp_path):
             picture(tmp_path / "other-data" / scene / f"frame{k}.png", value + k)
         flow_file(tmp_path / "other-gt-flow" / scene / "flow10.flo", value, [(5, 7)])
     assert [values(middlebury(tmp_path), i) for i in (0, 1)] == [(20, 21, 10, 47), (30, 31, 20, 47)]
+
+
+def test_which_data_set_and_which_part(tmp_path):
+    for k in (1, 2):
+        picture(tmp_path / "chairs" / f"1_img{k}.ppm", k)
+        picture(tmp_path / "kitti" / "training" / "image_2" / f"000000_1{k - 1}.png", k)
+    flow_file(tmp_path / "chairs" / "1_flow.flo", 1)
+    flow_file(tmp_path / "kitti" / "training" / "flow_noc" / "000000_10.png", 3)
+    assert [pairs_format(tmp_path / name) for name in ("chairs", "kitti", ".")] == ["FlyingChairs", "KITTI", None]
+    for name in ("chairs", "kitti"):  # those that are held out have no flow
+        part, source = open_pairs(tmp_path / name, ["train"])
+        assert part == "train" and len(source) == 1
+        with pytest.raises(ListError, match="has train and no test or val"):
+            open_pairs(tmp_path / name, ["test", "val"])
+    (tmp_path / "chairs" / "FlyingChairs_train_val.txt").write_text("2\n")
+    part, source = open_pairs(tmp_path / "chairs", ["test", "val"])
+    assert part == "val" and len(source) == 1
 
 
 @pytest.mark.parametrize("reader", [flying_chairs, sintel, kitti, middlebury])

@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
+from safetensors.torch import load_file  # noqa: E402
 from torch.utils.data import Dataset  # noqa: E402
 
 from motionspec.cli.main import main  # noqa: E402
+from motionspec.cli.train import begin  # noqa: E402
+from motionspec.flow import write_flo  # noqa: E402
 from motionspec.models.table import networks  # noqa: E402
 from motionspec.train import detection  # noqa: E402
 from motionspec.train.loop import fit  # noqa: E402
@@ -126,6 +129,7 @@ def test_settings():
     assert changed(recipe, "view.size", 112).view.size == 112
     assert changed(recipe, "network.width", 0.5).arguments["width"] == 0.5
     assert changed(recipe, "batch", 8).batch == 8
+    assert changed(recipe, "tsn.length", 0).stages == recipe.stages[1:]  # left out: a backbone that has learned
     for name in ("rate", "of.lr", "view.sizes", "off.batch", "network"):
         with pytest.raises(
             ValueError, match=r"^off-rgb: setting: expected one of batch, ema, degraded, .*off\.lr.*, got "
@@ -241,3 +245,34 @@ def test_dncnn_by_the_command(tmp_path, capsys):
     assert seen["recipe"]["view"]["size"] == 16 and 33 < seen["psnr"] < 35
     status, _, err = command(capsys, *words, "--set", "view.size=99")  # the size is that of the squares
     assert status == 2 and "48 x 40, and the square has a side of 99" in err
+
+
+def test_flow_of_pairs_and_a_classifier_on_it_by_the_command(tmp_path, capsys):
+    cv2 = pytest.importorskip("cv2")
+    chairs, run = tmp_path / "chairs", tmp_path / "run"
+    chairs.mkdir()
+    for k in range(3):
+        picture = cv2.resize(np.random.default_rng(k).integers(0, 256, (10, 14, 3), np.uint8), (56, 40))
+        for t in (0, 1):
+            cv2.imwrite(str(chairs / f"0000{k}_img{t + 1}.ppm"), np.roll(picture, 2 * t, 1))
+        write_flo(chairs / f"0000{k}_flow.flo", np.stack([np.full((40, 56), 2.0), np.zeros((40, 56))]))
+    (chairs / "FlyingChairs_train_val.txt").write_text("1\n1\n2\n")
+    settings = ["--device", "cpu", "--set", "network.width=0.0625", "--set", "view.size=32", "--set", "view.short=40"]
+    settings += ["--set", "batch=2"]
+    words = ["actionflownet-2f-flow", "--data", chairs, "-o", run, *settings, "--set", "length=1"]
+    status, out, err = command(capsys, *words)
+    assert (status, err) == (0, "") and re.match(r"1 steps: epe ([\d.]+), outliers ", out)
+    epe = re.match(r"1 steps: epe ([\d.]+)", out)[1]
+    assert main(["eval", str(run), "--data", str(chairs)]) == 0
+    assert capsys.readouterr().out.startswith(f"part val, 1 clips: epe {epe}, outliers ")
+    for recipe, says in (
+        ("actionflownet-2f", "FlyingChairs has flow and no classes: actionflownet-2f-flow learns from it"),
+        ("actionflownet-flow", "FlyingChairs has pairs of frames: actionflownet-2f-flow learns from them"),
+    ):
+        status, out, err = command(capsys, recipe, "--data", chairs, "-o", tmp_path / "other")
+        assert (status, out) == (2, "") and err == f"motionspec: --data {chairs}: {says}\n"
+    stacked = networks()["actionflownet-stacked"].build(classes=3, width=0.0625)
+    report = begin(stacked, run / "last.safetensors", ["network.fc"])
+    flow = load_file(run / "last.safetensors")
+    assert len(report.loaded) == len(flow) == len(stacked.flownet.state_dict())
+    assert all(torch.equal(flow[name], value) for name, value in stacked.flownet.state_dict().items())
