@@ -269,10 +269,16 @@ def test_broken_videos(caplog):
         ({"size": 8, "scales": (1.0, 1.2)}, "View: scales: expected numbers above 0, at most 1, got (1.0, 1.2)"),
         ({"size": 8, "jitter": (0.4, 1.5, 0)}, "View: jitter: expected three numbers from 0 to 1, got (0.4, 1.5, 0)"),
         ({"size": 8, "rule": "off", "places": 2}, "View: places: expected 1 for the rule 'off'"),
+        ({"size": 8, "scales": 0.5}, "View: scales: expected numbers above 0, at most 1, got 0.5"),
+        ({"size": 8, "scales": ("a",)}, "View: scales: expected numbers above 0, at most 1, got ('a',)"),
+        ({"size": 8, "jitter": 0.4}, "View: jitter: expected three numbers from 0 to 1, got 0.4"),
+        ({"size": 8, "jitter": "abc"}, "View: jitter: expected three numbers from 0 to 1, got abc"),
+        ({"size": 8, "flip": "no"}, "View: flip: expected True or False, got 'no'"),
+        ({"size": 8, "frames": "caffe"}, "View: frames: expected a Frames, such as models.table.CAFFE, got 'caffe'"),
     ],
 )
 def test_bad_views(options, text):
-    with pytest.raises(ValueError, match=f"^{re.escape(text)}"):
+    with pytest.raises((ValueError, TypeError), match=f"^{re.escape(text)}"):
         View(**options)
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file  # noqa: E402
 from torch.utils.data import Dataset  # noqa: E402
 
 from motionspec.cli.main import main  # noqa: E402
-from motionspec.cli.train import begin  # noqa: E402
+from motionspec.cli.train import _setting, begin  # noqa: E402
 from motionspec.flow import write_flo  # noqa: E402
 from motionspec.models.table import networks  # noqa: E402
 from motionspec.train import detection  # noqa: E402
@@ -135,9 +135,26 @@ def test_settings():
             ValueError, match=r"^off-rgb: setting: expected one of batch, ema, degraded, .*off\.lr.*, got "
         ):
             changed(recipe, name, 1)
-    for name, value in (("length", 0), ("lr", 0.0), ("lr", "fast"), ("batch", 0), ("ema", 1.5), ("optimizer", "lion")):
+    for name, value in (
+        ("length", 0),
+        ("lr", 0.0),
+        ("lr", "fast"),
+        ("batch", 0),
+        ("ema", 1.5),
+        ("optimizer", "lion"),
+        ("momentum", "x"),
+        ("momentum", 1.0),
+        ("weight_decay", -1),
+        ("weight_decay", "x"),
+    ):
         with pytest.raises((ValueError, TypeError), match=rf": {name}: expected "):
             changed(recipe, name, value)
+
+
+def test_words_that_mean_a_python_value():
+    assert [_setting(f"view.flip={word}") for word in ("False", "false", "True", "TRUE", "none", "0.5", "edge")] == [
+        ("view.flip", value) for value in (False, False, True, True, None, 0.5, "edge")
+    ]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
@@ -167,6 +184,10 @@ def test_the_recipes_are_listed_with_their_sources(capsys):
         (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "lr"], r"--set lr: expected NAME=VALUE"),
         (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "rate=3"], r"motion-off: setting: expected one"),
         (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "network.with=3"], r".*with"),
+        (
+            ["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "network.classes=5"],
+            r"--set network.classes=5: expected 13, the classes of the data: leave it out",
+        ),
         (
             ["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "batch=7", "--accumulate", "2"],
             r"batch 7: exp",
