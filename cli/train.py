@@ -56,6 +56,9 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     row = networks()[recipe.network]
     if "classes" in inspect.signature(row.build).parameters and "classes" not in recipe.arguments:
         recipe = replace(recipe, arguments={**recipe.arguments, "classes": len(about["classes"])})
+    if (classes := recipe.arguments.get("classes")) is not None and classes != len(about["classes"]):
+        expected = f"expected {len(about['classes'])}, the classes of the data: leave it out"
+        raise CannotRun(f"--set network.classes={classes}: {expected}")
     options = {**row.arguments, **recipe.arguments}
     torch.manual_seed(arguments.seed)
     network = row.build(**options)
@@ -196,7 +199,7 @@ def _setting(text: str) -> tuple[str, Any]:
     try:
         return name, ast.literal_eval(value)
     except (ValueError, SyntaxError):
-        return name, value  # a word
+        return name, {"true": True, "false": False, "none": None}.get(value.lower(), value)  # else a word
 
 
 # -- --list ------------------------------------------------------------------------------------------------------------

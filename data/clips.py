@@ -13,6 +13,7 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -100,9 +101,13 @@ class View:
             raise ValueError(message("View", "short", f"0 or at least size={self.size}", self.short))
         if self.stack > 1 and self.modality == "rgb":
             raise ValueError(message("View", "stack", "1 for the modality 'rgb'", self.stack))
-        if not all(0 < scale <= 1 for scale in self.scales):
+        if type(self.flip) is not bool:  # a word such as "no" is true
+            raise TypeError(message("View", "flip", "True or False", repr(self.flip)))
+        if not isinstance(self.frames, Frames):
+            raise TypeError(message("View", "frames", "a Frames, such as models.table.CAFFE", repr(self.frames)))
+        if not _numbers(self.scales) or not all(0 < scale <= 1 for scale in self.scales):
             raise ValueError(message("View", "scales", "numbers above 0, at most 1", self.scales))
-        if len(self.jitter) != 3 or not all(0 <= amount <= 1 for amount in self.jitter):
+        if not _numbers(self.jitter) or len(self.jitter) != 3 or not all(0 <= amount <= 1 for amount in self.jitter):
             raise ValueError(message("View", "jitter", "three numbers from 0 to 1", self.jitter))
         if self.rule == "off" and 0 < self.test_segments < self.segments:
             raise ValueError(message("View", "test_segments", f"0 or at least segments={self.segments}", self.rule))
@@ -165,6 +170,10 @@ class View:
         ten = sampling.multi_crop(height, width, size=side).tolist()
         crops = [Crop(top, left, side, side, bool(mirrored)) for top, left, mirrored in ten]
         return crops if self.crops == 10 else [crops[4]]
+
+
+def _numbers(value: object) -> bool:
+    return isinstance(value, tuple | list) and all(isinstance(number, Real) for number in value)
 
 
 class Samples(Dataset[dict[str, Tensor]]):

@@ -93,6 +93,9 @@ class Stage:
         positive("Stage", "lr", self.lr)
         if self.clip is not None:
             positive("Stage", "clip", self.clip)
+        for name, below in (("momentum", 1.0), ("weight_decay", math.inf)):
+            if (value := getattr(self, name)) != 0:
+                positive("Stage", name, value, below)
 
     def longer(self, length: int) -> "Stage":
         """The stage at another length: where the rate drops moves in proportion."""
