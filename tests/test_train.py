@@ -17,7 +17,7 @@ import pytest
 torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 from torch import nn  # noqa: E402
-from training import FEATURES, Frozen, Points, network, recipe, run, share, stage  # noqa: E402
+from training import FEATURES, Frozen, Points, Told, network, recipe, run, share, stage  # noqa: E402
 
 from motionspec.models.off_tsn import OFFNetwork  # noqa: E402
 from motionspec.train import objectives  # noqa: E402
@@ -112,6 +112,14 @@ def test_told_to_stop_it_leaves_a_run_that_goes_on(tmp_path, whole, number, epoc
     assert equal(net.state_dict(), whole[1].state_dict())
     for name in ("last", "best"):  # the mean of the weights
         assert equal(*(load_file(folder / f"{name}.safetensors") for folder in (tmp_path / "run", whole[0])))
+
+
+def test_told_to_stop_with_its_readers_it_leaves_a_run_that_goes_on(tmp_path, whole):
+    both = recipe(stage("one", length=4), stage("two", length=12, unit="steps", optimizer="adam", lr=0.01))
+    with pytest.raises(Interrupted):
+        fit(both, network(), Told(), Points(), run=tmp_path / "run", device="cpu", save_every=1000, workers=1)
+    net, _ = run(tmp_path / "run", resume=True)
+    assert equal(net.state_dict(), whole[1].state_dict())
 
 
 def test_a_run_that_is_complete_is_left_as_it_is(whole):

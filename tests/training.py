@@ -1,5 +1,7 @@
 """A training that takes no time: what tests/test_train.py runs, in this process and in others."""
 
+import os
+import signal
 import time
 
 import torch
@@ -28,6 +30,20 @@ class Points(Dataset):
         time.sleep(self.seconds)
         point = torch.randn(FEATURES, generator=torch.Generator().manual_seed(1000 * epoch + index)) + index % 2
         return {"clip": point, "label": torch.tensor(index % 2), "index": torch.tensor(index)}
+
+
+class Told(Points):
+    """All processes are told to stop in epoch 2, as by a queue or `timeout`: the reader and the trainer, who waits."""
+
+    told = False
+
+    def __getitem__(self, key):
+        if key[0] == 2 and not self.told:
+            self.told = True
+            time.sleep(0.3)
+            for process in (os.getppid(), os.getpid()):
+                os.kill(process, signal.SIGTERM)
+        return super().__getitem__(key)
 
 
 def network(dropout=0.5):
@@ -72,8 +88,6 @@ class Frozen(nn.Module):
 
 def share(folder, rank, world, port, accumulate=1):
     """One of several processes, as torchrun starts them."""
-    import os
-
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     torch.set_num_threads(1)
     fit(recipe(ema=None), Frozen(), Points(), Points(), run=folder, device="cpu", accumulate=accumulate)
