@@ -11,7 +11,9 @@ A sample depends on (seed, epoch, index) and on nothing else: not on workers, or
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any
@@ -387,13 +389,23 @@ class Epochs(Sampler[list[tuple[int, int]]]):
 
 
 def loader(
-    dataset: Dataset[dict[str, Tensor]], batches: Sampler[list[tuple[int, int]]], *, workers: int = 0, **options: Any
+    dataset: Dataset[dict[str, Tensor]], batches: Iterable[list[tuple[int, int]]], *, workers: int = 0, **options: Any
 ) -> DataLoader[dict[str, Tensor]]:
-    """A DataLoader of these batches whose workers compute in one thread each; options: more of DataLoader's."""
+    """A DataLoader of these batches; options: more of DataLoader's.
+
+    Its workers compute in one thread each, and end when the process does that they read for, not by Ctrl-C or SIGTERM.
+    """
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, worker_init_fn=_alone, **options)
 
 
 def _alone(worker: int) -> None:
-    """A worker process uses one thread: torch sees to its own, OpenCV and its FFmpeg take all cores."""
-    opencv().setNumThreads(0)
+    """A worker process uses one thread: torch sees to its own, OpenCV and its FFmpeg take all cores.
+
+    Signals are for the process it reads for, which may need it for the rest of a step; a terminal, `timeout` or a queue
+    sends them to both.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    with suppress(ImportError):  # not all data need OpenCV
+        opencv().setNumThreads(0)
     os.environ.setdefault("OPENCV_FFMPEG_THREADS", "1")

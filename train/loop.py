@@ -30,7 +30,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.data import DataLoader, Dataset
 
 from motionspec.checks import choice, count
-from motionspec.data.clips import Epochs
+from motionspec.data.clips import Epochs, loader
 from motionspec.progress import Progress
 from motionspec.train.objectives import Batch, Records
 from motionspec.train.recipes import Cosine, Drops, Plateau, Recipe, Stage
@@ -313,14 +313,7 @@ class _Trainer:
         options: dict[str, Any] = (
             {"multiprocessing_context": "spawn", "persistent_workers": True} if self.workers else {}
         )
-        return DataLoader(
-            data,
-            batch_sampler=batches,
-            num_workers=self.workers,
-            worker_init_fn=_deaf,
-            pin_memory=self.device.type == "cuda",
-            **options,
-        )
+        return loader(data, batches, workers=self.workers, pin_memory=self.device.type == "cuda", **options)
 
     def put(self, batch: Batch) -> Batch:
         return {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
@@ -449,8 +442,3 @@ def _stops() -> Iterator[threading.Event]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _deaf(worker: int) -> None:
-    """Ctrl-C is for the process that trains, which then needs its readers for the rest of a step."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
