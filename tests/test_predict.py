@@ -213,6 +213,30 @@ def test_eval_of_a_run_that_learned_flow(tmp_path, capsys, monkeypatch):
     assert status == 2 and "--fuse and --protocol are for classifiers" in err
 
 
+def test_eval_of_a_class_needs_no_flow(data, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("motionspec.data.flow_cache.TVL1.flow", lambda *_: pytest.fail("TV-L1 is slow"))
+    make_run(tmp_path / "run", recipe=dataclasses.replace(RECIPE, view=dataclasses.replace(RECIPE.view, flow="future")))
+    assert command(capsys, "eval", tmp_path / "run", "--data", data)[0] == 0
+
+
+def test_eval_judges_on_the_split_that_was_trained_on(tmp_path, capsys):
+    data = tmp_path / "data"
+    for name, level in (("dark", 20), ("light", 200)):
+        for k in (1, 2):
+            write_video(data / name / f"{name}{k}.avi", level)
+        for split in (1, 2):
+            lines = "".join(f"{name}{k}.avi {2 if k == split else 1}\n" for k in (1, 2))
+            (data / f"{name}_test_split{split}.txt").write_text(lines)
+    words = ["train", "motion-rgb", "--data", data, "-o", tmp_path / "run", "--split", 2, "--set", "length=1"]
+    assert command(capsys, *words, "--set", "batch=2", "--set", "network.width=0.0625", "--device", "cpu")[0] == 0
+    for more, videos in (([], ["dark2", "light2"]), (["--split", 1, "-o", tmp_path / "1"], ["dark1", "light1"])):
+        assert command(capsys, "eval", tmp_path / "run", "--data", data, *more)[0] == 0
+        found = ((more or [tmp_path / "run" / "eval"])[-1] / "scores.csv").read_text(encoding="utf-8").splitlines()
+        assert [row.split(",")[0].rpartition("/")[2] for row in found[1:]] == [f"{name}.avi" for name in videos]
+    status, _, err = command(capsys, *words, "--split", 1, "--resume")
+    assert status == 2 and "other settings" in err
+
+
 def test_eval_without_matplotlib_says_what_is_not_there(run_folder, data, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     status, said, _ = command(capsys, "eval", run_folder, "--data", data)
