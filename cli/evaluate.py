@@ -44,6 +44,8 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     if not first.classifies and (arguments.fuse or arguments.protocol):
         raise CannotRun("--fuse and --protocol are for classifiers; this run's recipe is measured by other numbers")
     options = {"workers": arguments.workers, "broken": arguments.broken, "device": device, "progress": progress}
+    # What was trained on in one split is judged on in others.
+    arguments.split = arguments.split or first.about["config"].get("split", 1)
     about = {name: getattr(arguments, name) for name in ("data", "split", "protocol", "broken", "seed", "batch")}
     if first.data != "squares" and not arguments.data.startswith("motion:"):
         about["data"] = str(Path(arguments.data).resolve())
@@ -111,7 +113,7 @@ def _data(run: Trained, arguments: argparse.Namespace) -> tuple[str, Any, tuple[
         return part, windows, windows.source.names
     view = evaluate.protocol(run.view, arguments.protocol)
     part, of = source(arguments.data, view, wanted, arguments.split)
-    return part, Clips(of, view, train=False, seed=arguments.seed), of.names
+    return part, Clips(of, view, train=False, seed=arguments.seed, targets=not run.classifies), of.names
 
 
 def _weighted(text: str) -> tuple[str, float]:

@@ -248,7 +248,9 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--data", required=True, metavar="PATH", help="the folder of a data set, or motion:tiny, small, medium, large"
     )
-    one.add_argument("--split", type=int, choices=(1, 2, 3), default=1, help="of UCF-101 and HMDB-51 (default: 1)")
+    one.add_argument(
+        "--split", type=int, choices=(1, 2, 3), help="of UCF-101 and HMDB-51 (default: that of the training)"
+    )
     one.add_argument("--part", choices=("train", "val", "test"), help="of the data (default: test, else val)")
     one.add_argument(
         "--fuse",

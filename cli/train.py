@@ -152,14 +152,15 @@ def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[S
         train = Windows(clean, train=True, size=size, **options)
         test = Windows(parts["test"], train=False, **options) if "test" in parts else None
         return train, test, {"rate": rate, "psnr": psnr, "classes": []}  # of the degraded frames
-    _, of = source(data, recipe.view, ["train"], arguments.split)
+    part, of = source(data, recipe.view, ["train"], arguments.split)
     clips = Clips(of, recipe.view, train=True, **options)
     try:
         _, others = source(data, recipe.view, ["val", "test"], arguments.split)
         seen = Clips(others, recipe.view, train=False, **options)
     except ListError:
         seen = None
-    return clips, seen, {"classes": [*of.classes]}
+    split = {} if part == "train" else {"split": arguments.split}  # where there are several
+    return clips, seen, {"classes": [*of.classes]} | split
 
 
 def meet(recipe: str, kind: str, data: str) -> None:

@@ -227,16 +227,25 @@ class Clips(Samples):
 
     An item is a dict of "clip" float32 (C, T, H, W), or (V, C, T, H, W) where a test has more than one view; "label"
     and "index" int64; with `view.flow` "flow" float32 (2, T, H, W) or (2, T - 1, H, W) in pixels of the crop and
-    "known" bool (T, H, W) or (T - 1, H, W).
+    "known" bool (T, H, W) or (T - 1, H, W), unless `targets` is False: the frames are the same then.
     Raises as `Samples`; TypeError where flow is needed and the source has none.
     """
 
-    def __init__(self, source: Source, view: View, *, train: bool, seed: int = 0, broken: str = "raise") -> None:
+    def __init__(
+        self,
+        source: Source,
+        view: View,
+        *,
+        train: bool,
+        seed: int = 0,
+        broken: str = "raise",
+        targets: bool = True,
+    ) -> None:
         super().__init__(source, train=train, seed=seed, broken=broken)
         if (view.flow or view.modality == "flow") and not isinstance(source, FlowSource):
             expected = "a source with flow(); flow_cache.TVL1(source, folder) adds it"
             raise TypeError(message("Clips", "source", expected, type(source).__name__))
-        self.view = view
+        self.view, self.targets = view, targets
 
     def _sample(self, i: int, rng: np.random.Generator) -> dict[str, Tensor]:
         view = self.view
@@ -245,7 +254,7 @@ class Clips(Samples):
         motion, pictures = None, None
         if view.modality == "flow":
             motion = self._motion(i, times[..., :-1], times[..., 1:])
-        elif view.flow:
+        elif view.flow and self.targets:
             motion = self._motion(i, times[:, :-1], times[:, 1:])
         if motion is not None:
             height, width = motion[0].shape[-2:]

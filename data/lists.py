@@ -185,16 +185,16 @@ _PARTS = {
 def class_folders(root: str | os.PathLike[str]) -> Parts:
     """Folders named after their class, videos at any depth below; they may lie in folders train, and val or test.
 
-    Without train: train and test, all but the last fifth of each class by name (one at least, where there are two) and
-    that fifth; neighbours by name are often cut from one video, and so stay together. Classes by name, those of all
-    parts; a folder without videos is none. Raises ListError.
+    Without train, unless val and test are all there is: train and test, all but the last fifth of each class by name
+    (one at least, where there are two) and that fifth; neighbours by name are often cut from one video, and so stay
+    together. Classes by name, those of all parts; a folder without videos is none. Raises ListError.
     """
     root = Path(root)
     roots = {part: path for part, names in _PARTS.items() for name in names if _folders(path := root / name)}
     clips = {part: _class_folder(path) for part, path in roots.items()}
-    if "train" not in roots:
-        roots = {"train": root, "test": root}
-        everything = _class_folder(root)
+    parts = {path.name for path in roots.values()}
+    if "train" not in roots and (everything := _class_folder(root)).keys() != parts:
+        roots, clips = {"train": root, "test": root}, {}
         held = {name: max(len(files) // 5, int(len(files) > 1)) for name, files in everything.items()}
         clips["train"] = {name: files[: len(files) - held[name]] for name, files in everything.items()}
         clips["test"] = {name: files[len(files) - held[name] :] for name, files in everything.items()}

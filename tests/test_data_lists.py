@@ -234,7 +234,8 @@ def test_a_class_called_train(tmp_path):
 
 @pytest.mark.parametrize("folder", ["test", "validation"])
 def test_class_folders_of_what_is_judged_alone(tmp_path, folder):
-    (parts,) = read_parts(touch(tmp_path, f"{folder}/run/1.avi", f"{folder}/sit/2.avi")).items()
+    touch(tmp_path, f"{folder}/run/1.avi", f"{folder}/sit/2.avi", "lists/notes.txt")
+    (parts,) = read_parts(tmp_path).items()
     assert parts[0] == folder[: 4 if folder == "test" else 3] and parts[1].classes == ("run", "sit")
     touch(tmp_path, "walk/3.avi")  # then it is a class like others
     assert class_folders(tmp_path)["train"].classes == tuple(sorted((folder, "walk")))

@@ -227,14 +227,15 @@ def test_eval_judges_on_the_split_that_was_trained_on(tmp_path, capsys):
         for split in (1, 2):
             lines = "".join(f"{name}{k}.avi {2 if k == split else 1}\n" for k in (1, 2))
             (data / f"{name}_test_split{split}.txt").write_text(lines)
-    words = ["train", "motion-rgb", "--data", data, "-o", tmp_path / "run", "--split", 2, "--set", "length=1"]
-    assert command(capsys, *words, "--set", "batch=2", "--set", "network.width=0.0625", "--device", "cpu")[0] == 0
+    words = ["train", "motion-rgb", "--data", data, "-o", tmp_path / "run", "--split", 2, "--device", "cpu"]
+    words += ["--set", "length=1", "--set", "batch=2", "--set", "network.width=0.0625"]
+    assert command(capsys, *words)[0] == 0
     for more, videos in (([], ["dark2", "light2"]), (["--split", 1, "-o", tmp_path / "1"], ["dark1", "light1"])):
         assert command(capsys, "eval", tmp_path / "run", "--data", data, *more)[0] == 0
         found = ((more or [tmp_path / "run" / "eval"])[-1] / "scores.csv").read_text(encoding="utf-8").splitlines()
         assert [row.split(",")[0].rpartition("/")[2] for row in found[1:]] == [f"{name}.avi" for name in videos]
     status, _, err = command(capsys, *words, "--split", 1, "--resume")
-    assert status == 2 and "other settings" in err
+    assert status == 2 and "other settings (split: 2 there, 1 here)" in err
 
 
 def test_eval_without_matplotlib_says_what_is_not_there(run_folder, data, capsys, monkeypatch):

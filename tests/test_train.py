@@ -299,7 +299,7 @@ def test_the_rate_drops_where_the_test_loss_stays(tmp_path):
     assert rates == pytest.approx([0.1] * 4 + [0.01] * 3 + [0.001])
     fitted(tmp_path / "seldom", of, test=Points(), measure_every=2)
     rates = [float(row["lr"]) for row in log(tmp_path / "seldom")][::6]
-    assert rates == pytest.approx([0.1] * 6 + [0.01] * 2)  # 2 epochs after the best, epoch 2, are not more than patience
+    assert rates == pytest.approx([0.1] * 6 + [0.01] * 2)  # epoch 4 is 2 after the best, not more than patience
     with pytest.raises(RunError, match=r"^stage one: its schedule needs test data that give a loss$"):
         fitted(tmp_path / "other", of)
 

@@ -193,7 +193,7 @@ class _Trainer:
         for p in learning:
             p.requires_grad_(True)
         optimizer = _optimizer(stage, module)
-        schedule = _schedule(stage, optimizer, length, self.epoch)
+        schedule = _schedule(stage, optimizer, length, self.epoch, self.measure_every)
         decay = self.recipe.ema
         ema = None if decay is None else AveragedModel(self.network, multi_avg_fn=_mean(decay))
         first, self.best = 0, None
@@ -378,9 +378,12 @@ def _optimizer(stage: Stage, module: Any) -> torch.optim.Optimizer:
     return torch.optim.SGD(groups, stage.lr, stage.momentum, weight_decay=stage.weight_decay)
 
 
-def _schedule(stage: Stage, optimizer: torch.optim.Optimizer, length: int, epoch: int) -> LambdaLR | ReduceLROnPlateau:
+def _schedule(
+    stage: Stage, optimizer: torch.optim.Optimizer, length: int, epoch: int, measure_every: int
+) -> LambdaLR | ReduceLROnPlateau:
     if isinstance(stage.schedule, Plateau):
-        return ReduceLROnPlateau(optimizer, factor=stage.schedule.factor, patience=stage.schedule.patience)
+        patience = stage.schedule.patience // measure_every  # in measurings
+        return ReduceLROnPlateau(optimizer, factor=stage.schedule.factor, patience=patience)
     unit = 1 if stage.unit == "steps" else epoch
     rates = [stage.own.get(group.get("name", ""), stage.schedule) for group in optimizer.param_groups]
 
