@@ -20,7 +20,7 @@ import numpy as np
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
 from motionspec.data import lists
-from motionspec.data.flow_pairs import FlowPairs, flying_chairs, kitti, middlebury, sintel
+from motionspec.data.flow_pairs import PATTERNS, FlowPairs, flying_chairs, kitti, middlebury, sintel
 from motionspec.data.frames import VID_CLASSES, FrameFolders, Snippets, imagenet_vid, read_objects, septuplets
 from motionspec.data.source import cache_folder
 from motionspec.data.video import Index, Info, VideoError, read_image
@@ -431,10 +431,7 @@ CHECKS: dict[str, Callable[[Report, Path, Progress], None]] = {
 }
 _MARKS: dict[str, Callable[[Path], bool]] = {
     **{name: is_there for name, is_there in lists.MARKS.items() if name != "class folders"},
-    "FlyingChairs": _has("*_flow.flo", "data/*_flow.flo"),
-    "MPI-Sintel": _has("training/flow/*/frame_*.flo", "flow/*/frame_*.flo"),
-    "KITTI": _has(*(f"{top}flow_{kind}/*_10.png" for top in ("", "training/") for kind in ("occ", "noc"))),
-    "Middlebury": _has("other-gt-flow/*/flow10.flo"),
+    **{name: _has(*patterns) for name, patterns in PATTERNS.items()},
     "Vimeo-90K septuplets": _has("sep_trainlist.txt", "sep_testlist.txt"),
     "ImageNet VID": _has("Data/VID"),
 }

@@ -22,11 +22,13 @@ from motionspec.cli.text import table
 from motionspec.data.clips import Clips, View
 from motionspec.data.degrade import rate_for
 from motionspec.data.flow_cache import TVL1
+from motionspec.data.flow_pairs import open_pairs, pairs_format
 from motionspec.data.frames import septuplets
 from motionspec.data.lists import ListError, first_part, open_part
 from motionspec.data.motion import SIZES, Motion
 from motionspec.data.restoration import Windows
 from motionspec.data.source import FlowSource, Source
+from motionspec.models.actionflownet import Stacked
 from motionspec.models.bn_inception import BNInception
 from motionspec.models.disentangled import BRANCHES, Disentangled
 from motionspec.models.table import Network, networks
@@ -96,17 +98,21 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
         return []
     measured = ", ".join(f"{name} {value:.4g}" for name, value in result.measured.items()) or "nothing to measure"
     best = "" if result.best is None else f"; best {next(iter(result.measured))} {result.best:.4g}"
-    files = "config.json, log.csv, curves.png, best.safetensors, last.safetensors"
-    return [f"{result.steps} steps: {measured}{best}", f"{Path(arguments.output).resolve()}: {files}"]
+    run = Path(arguments.output).resolve()
+    files = ("config.json", "log.csv", "curves.png", "tensorboard", "best.safetensors", "last.safetensors")
+    there = ", ".join(name for name in files if (run / name).exists())
+    return [f"{result.steps} steps: {measured}{best}", f"{run}: {there}"]
 
 
 def begin(network: torch.nn.Module, file: str | os.PathLike[str], head: Sequence[str]) -> Report:
-    """`load_parts`, or all branches of DC18's network begin with a BN-Inception."""
+    """`load_parts`; all branches of DC18's network begin with a BN-Inception, AF18's stacked one with a FlowNet."""
     if isinstance(network, Disentangled) and not any(name.split(".")[0] in BRANCHES for name in read(file)):
         backbone = BNInception(width=network.width)
         report = load_parts(backbone, file)
         network.start_from(backbone)
         return report
+    if isinstance(network, Stacked) and not any(name.startswith("flownet.") for name in read(file)):
+        return load_parts(network.flownet, file)
     return load_parts(network, file, head=head)
 
 
@@ -128,6 +134,7 @@ def find(name: str) -> Recipe:
     raise CannotRun(f"no recipe {name!r}.{hint} `motionspec train --list` shows all")
 
 
+_OF_PAIRS = "actionflownet-2f-flow"
 _DEGRADED = 20  # frames that the rate of JPEG 2000 is found on
 Samples = Dataset[dict[str, torch.Tensor]]
 
@@ -136,6 +143,11 @@ def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[S
     """What a recipe trains on and what it is measured on, if there is any, and what config.json says of it."""
     options: dict[str, Any] = {"seed": arguments.seed, "broken": arguments.broken}
     meet(recipe.name, recipe.data, data)
+    if (pairs := pairs_format(data)) and recipe.data == "clips":
+        if recipe.arguments.get("classes", 0) is not None:
+            raise CannotRun(f"--data {data}: {pairs} has flow and no classes: {_OF_PAIRS} learns from it")
+        if (recipe.view.flow, recipe.view.length) != ("inside", 2):
+            raise CannotRun(f"--data {data}: {pairs} has pairs of frames: {_OF_PAIRS} learns from them")
     if recipe.data == "squares":
         shape: dict[str, Any] = {"side": recipe.view.size, "seed": arguments.seed}
         return Squares(**shape), Squares(32, train=False, **shape), {"classes": [*Squares.classes]}
@@ -183,7 +195,7 @@ def source(data: str, view: View, wanted: Sequence[str], split: int) -> tuple[st
         part = first_part(data, ("train", "test"), wanted)
         of = Motion(size, part)
     else:
-        part, of = open_part(data, wanted, split=split)
+        part, of = open_pairs(data, wanted) if pairs_format(data) else open_part(data, wanted, split=split)
     return part, with_flow(of, view)
 
 

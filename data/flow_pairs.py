@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motionspec.checks import choice, message
-from motionspec.data.lists import ListError, find, lines
+from motionspec.data.lists import ListError, find, first_part, lines
 from motionspec.data.source import NO_LABEL, Flow, Images
 from motionspec.data.video import VideoError, read_image, read_images
 from motionspec.flow import read_flow
@@ -90,19 +90,50 @@ class FlowPairs:
         return mask
 
 
+PATTERNS: dict[str, tuple[str, ...]] = {
+    "FlyingChairs": ("*_flow.flo", "data/*_flow.flo"),
+    "MPI-Sintel": ("training/flow/*/frame_*.flo", "flow/*/frame_*.flo"),
+    "KITTI": tuple(f"{top}{flow}/*_10.png" for top in ("training/", "") for flow in ("flow_occ", "flow_noc")),
+    "Middlebury": ("other-gt-flow/*/flow10.flo",),
+}
+"""Data set -> where its flow lies."""
+_CHAIRS_PARTS = "FlyingChairs_train_val.txt"
+
+
+def pairs_format(root: str | os.PathLike[str]) -> str | None:
+    """Which of PATTERNS lies in `root`, if one does."""
+    return next((name for name, some in PATTERNS.items() if any(any(Path(root).glob(p)) for p in some)), None)
+
+
+def open_pairs(root: str | os.PathLike[str], wanted: Sequence[str]) -> tuple[str, FlowPairs]:
+    """The first of these parts that the data set of flow pairs at `root` has, after its name. Raises ListError.
+
+    FlyingChairs has train and val by its list; all other published flow is train. Sintel's frames are the clean ones.
+    """
+    name = pairs_format(root)
+    listed = name == "FlyingChairs" and find(Path(root), _CHAIRS_PARTS)
+    part = first_part(root, ("train", "val") if listed else ("train",), wanted)
+    if name == "FlyingChairs":
+        return part, flying_chairs(root, part if listed else None)
+    if name == "KITTI":
+        there = any(any(Path(root).glob(pattern)) for pattern in PATTERNS[name] if "flow_occ" in pattern)
+        return part, kitti(root, "flow_occ" if there else "flow_noc")
+    return part, sintel(root) if name == "MPI-Sintel" else middlebury(root)
+
+
 def flying_chairs(root: str | os.PathLike[str], part: str | None = None) -> FlowPairs:
     """FlyingChairs: NNNNN_img1.ppm, _img2.ppm and _flow.flo in `root` or its folder data.
 
     `part` "train" or "val" takes the pairs that FlyingChairs_train_val.txt (a 1 or 2 a line, pair by pair) assigns.
     """
-    flows = _found(root, ("*_flow.flo", "data/*_flow.flo"))
+    flows = _found(root, PATTERNS["FlyingChairs"])
     stems = [name.removesuffix("_flow.flo") for name in flows]
     pairs = [Pair(f"{s}_img1.ppm", f"{s}_img2.ppm", f"{s}_flow.flo") for s in stems]
     if part is not None:
         choice("flying_chairs", "part", part, ("train", "val"))
-        lists = find(Path(root), "FlyingChairs_train_val.txt")
+        lists = find(Path(root), _CHAIRS_PARTS)
         if not lists:
-            raise ListError(f"{root}: no FlyingChairs_train_val.txt to tell {part} by")
+            raise ListError(f"{root}: no {_CHAIRS_PARTS} to tell {part} by")
         marks = [mark for _, mark in lines(lists[0])]
         if len(marks) != len(pairs) or not {"1", "2"} >= {*marks}:
             raise ListError(f"{lists[0]}: expected a 1 or 2 for each of {len(pairs)} pairs, got {len(marks)} lines")
@@ -117,7 +148,7 @@ def sintel(root: str | os.PathLike[str], render: str = "clean") -> FlowPairs:
     """
     choice("sintel", "render", render, ("albedo", "clean", "final"))
     pairs = []
-    for name in _found(root, ("training/flow/*/frame_*.flo", "flow/*/frame_*.flo")):
+    for name in _found(root, PATTERNS["MPI-Sintel"]):
         flow = Path(name)
         top, scene, number = flow.parents[2], flow.parent.name, int(flow.stem.removeprefix("frame_"))
         first, second = ((top / render / scene / f"frame_{number + k:04}.png").as_posix() for k in (0, 1))
@@ -134,7 +165,7 @@ def kitti(root: str | os.PathLike[str], flow: str = "flow_occ") -> FlowPairs:
     Where `flow` is flow_noc, pixels that leave the image are unknown.
     """
     choice("kitti", "flow", flow, ("flow_occ", "flow_noc"))
-    flows = _found(root, (f"training/{flow}/*_10.png", f"{flow}/*_10.png"))
+    flows = _found(root, [pattern for pattern in PATTERNS["KITTI"] if flow in pattern])
     top = Path(flows[0]).parents[1]
     images = next((d for d in ("colored_0", "image_2", "image_0") if (Path(root) / top / d).is_dir()), "image_2")
     names = [(name, (top / images / Path(name).stem.removesuffix("_10")).as_posix()) for name in flows]
@@ -143,7 +174,7 @@ def kitti(root: str | os.PathLike[str], flow: str = "flow_occ") -> FlowPairs:
 
 def middlebury(root: str | os.PathLike[str]) -> FlowPairs:
     """Middlebury: other-gt-flow/SCENE/flow10.flo with frame10.png and frame11.png of other-data/SCENE."""
-    flows = _found(root, ("other-gt-flow/*/flow10.flo",))
+    flows = _found(root, PATTERNS["Middlebury"])
     scenes = [f"other-data/{Path(name).parent.name}" for name in flows]
     pairs = [Pair(f"{s}/frame10.png", f"{s}/frame11.png", name) for s, name in zip(scenes, flows, strict=True)]
     return FlowPairs(Path(root), tuple(pairs))

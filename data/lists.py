@@ -45,7 +45,8 @@ def first_part(data: str | os.PathLike[str], there: Iterable[str], wanted: Seque
     for name in (name for part in wanted for name in (f"{part}{split}", part)):
         if name in there:
             return name
-    raise ListError(f"{data}: has {', '.join(there)} and no {' or '.join(wanted)} in split {split}")
+    of = f" in split {split}" if any(name[-1].isdigit() for name in there) else ""
+    raise ListError(f"{data}: has {', '.join(there)} and no {' or '.join(wanted)}{of}")
 
 
 def read_parts(path: str | os.PathLike[str]) -> Parts:

@@ -12,7 +12,7 @@ cv2 = pytest.importorskip("cv2")
 from motionspec.data.clips import View, loader  # noqa: E402
 from motionspec.data.video import VideoError  # noqa: E402
 from motionspec.ops import metrics  # noqa: E402
-from motionspec.train import evaluate  # noqa: E402
+from motionspec.train import evaluate, objectives  # noqa: E402
 from motionspec.train.evaluate import Scores  # noqa: E402
 
 CLASSES = ("left", "right", "still")
@@ -296,3 +296,18 @@ def test_files_of_a_result(tmp_path):
     assert result["metrics"] == evaluate.classification(of)
     picture = cv2.imread(str(tmp_path / "out" / "confusion.png"))
     assert min(picture.shape[:2]) > 200
+
+
+def test_clips_without_known_flow_have_no_error_and_networks_that_give_nan_have():
+    flow = torch.zeros(3, 2, 1, 4, 4)
+    flow[2] = torch.nan
+    flow[0, 0] = 3.0
+    network = type("Net", (), {"parts": staticmethod(lambda clip: {"flow4": clip})})()
+    batch = {"clip": flow, "flow": torch.zeros(3, 2, 1, 4, 4), "known": torch.ones(3, 1, 4, 4, dtype=torch.bool)}
+    batch["known"][1] = False
+    records = objectives.endpoint_error(network, batch)
+    assert [record.get("epe") for record in records[:2]] == [3.0, None] and np.isnan(records[2]["epe"])
+    assert objectives.mean(records[:2]) == {"epe": 3.0, "outliers": 0.0}
+    assert np.isnan(objectives.mean(records)["epe"])
+    with pytest.raises(ValueError, match=r"^no sample can be measured: none has known flow at the size of the view"):
+        objectives.mean(records[1:2])

@@ -161,7 +161,7 @@ def test_eval_says_which_part_it_judged_by_default_the_test(run_folder, data, ca
     _, said, _ = command(capsys, "eval", run_folder, "--data", data)
     assert "\npart val, 1 clips: top 1" in said
     status, said, err = command(capsys, "eval", run_folder, "--data", data, "--part", "test")
-    assert (status, said, err) == (2, "", f"motionspec: {data}: has train, val and no test in split 1\n")
+    assert (status, said, err) == (2, "", f"motionspec: {data}: has train, val and no test\n")
 
 
 def test_eval_replaces_a_result_only_by_one_of_the_same_settings(run_folder, data, capsys, monkeypatch):

@@ -122,8 +122,8 @@ def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained
     if not where.is_file():
         raise ValueError(f"{folder}: no run in it (config.json is missing); name a folder that `motionspec train` made")
     if not file.is_file():
-        other = "last" if checkpoint == "best" else "best"
-        more = f"; there is {other}.safetensors" if (Path(folder) / f"{other}.safetensors").is_file() else ""
+        last = checkpoint == "best" and (Path(folder) / "last.safetensors").is_file()
+        more = " or had nothing to be measured on; --checkpoint last takes last.safetensors" if last else ""
         raise ValueError(f"{file} is missing: the run has not got there yet{more}")
     try:
         config = json.loads(where.read_text(encoding="utf-8"))
@@ -403,8 +403,9 @@ def write_measured(
     """Write result.json and clips.csv of what `measured` gives, and of the metrics that a recipe makes of it."""
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
-    columns = [*next(iter(found.values()))]
-    _csv(out / "clips.csv", ["clip", *columns], ([names[k], *record.values()] for k, record in found.items()))
+    columns = [*dict.fromkeys(name for record in found.values() for name in record)]
+    rows = ([names[k], *(record.get(name, "") for name in columns)] for k, record in found.items())
+    _csv(out / "clips.csv", ["clip", *columns], rows)
     _result(out, about, names, broken, metrics)
 
 

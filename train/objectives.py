@@ -1,5 +1,6 @@
 """What a recipe learns by and what it is measured by: functions of a network and a batch of `data.clips.Clips`."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -98,7 +99,7 @@ def accuracy(network: Any, batch: Batch) -> Records:
 
 
 def endpoint_error(network: Any, batch: Batch) -> Records:
-    """Mean end-point error and share of outliers of the known pixels, in pixels of the frames.
+    """Mean end-point error and share of outliers of the known pixels, in pixels of the frames; none if none is known.
 
     Of the finest flow, resized to the frames.
     """
@@ -108,10 +109,11 @@ def endpoint_error(network: Any, batch: Batch) -> Records:
     fine = torch.nn.functional.interpolate(found, target.shape[2:], mode="trilinear", align_corners=False)
     fine = fine * fine.new_tensor(ratio).reshape(2, 1, 1, 1)
     each = [*zip(fine.split(1), target.split(1), known.split(1), strict=True)]
-    return _records(
+    records = _records(
         epe=torch.stack([metrics.endpoint_error(f, t, mask=k) for f, t, k in each]),
         outliers=torch.stack([metrics.outlier_rate(f, t, mask=k) for f, t, k in each]),
     )
+    return [record if k.any() else {} for record, k in zip(records, known, strict=True)]
 
 
 def psnr(network: Any, batch: Batch) -> Records:
@@ -122,8 +124,11 @@ def psnr(network: Any, batch: Batch) -> Records:
 
 
 def mean(records: Records) -> dict[str, float]:
-    """Means by name."""
-    return {name: sum(r[name] for r in records) / len(records) for name in records[0]}
+    """Means by name, over the samples that have a value. Raises ValueError where none has."""
+    names = dict.fromkeys(name for record in records for name in record)
+    if not names:
+        raise ValueError("no sample can be measured: none has known flow at the size of the view; change view.size")
+    return {name: statistics.fmean(record[name] for record in records if name in record) for name in names}
 
 
 def _records(**columns: Tensor) -> Records:

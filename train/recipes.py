@@ -145,7 +145,8 @@ def changed(recipe: Recipe, name: str, value: Any) -> Recipe:
     """The recipe with one setting changed.
 
     name: "batch", "ema", "degraded", "network.ARGUMENT", "view.FIELD", one of SETTINGS for all stages, or
-    "STAGE.SETTING". With `length` the places where the rate drops move in proportion. Raises ValueError or TypeError.
+    "STAGE.SETTING". With `length` the places where the rate drops move in proportion; of one stage of several 0 leaves
+    it out. Raises ValueError or TypeError.
     """
     first, _, rest = name.partition(".")
     stages = {stage.name for stage in recipe.stages}
@@ -160,6 +161,9 @@ def changed(recipe: Recipe, name: str, value: Any) -> Recipe:
         known = ["batch", "ema", "degraded", "network.ARGUMENT", "view.FIELD", *SETTINGS]
         more = f", also of a stage alone: {', '.join(f'{stage}.lr' for stage in sorted(stages))} ..."
         raise ValueError(message(recipe.name, "setting", f"one of {', '.join(known)}{more}", name))
+
+    if rest == "length" and type(value) is int and value == 0 and len(stages) > 1:
+        return replace(recipe, stages=tuple(stage for stage in recipe.stages if stage.name not in chosen))
 
     def of(stage: Stage) -> Stage:
         if stage.name not in chosen:
