@@ -112,6 +112,8 @@ def test_what_the_papers_print():
     assert [dc.own["static"](t, dc.length) for t in times] == pytest.approx([1, 0.1, 0.01, 0.01, 0, 0, 0])
     assert [dc.schedule(t, dc.length) for t in times] == pytest.approx([1, 1, 1, 1, 1, 0.1, 0.01])
     assert (RECIPES["repflow"].ema, RECIPES["repflow"].view.length) == (0.999, 32)
+    assert all(not any(RECIPES[f"actionflownet{two}-flow"].view.jitter) for two in ("", "-2f"))  # AF18: for actions
+    assert RECIPES["tsn-rgb-diff"].view.scales == RECIPES["tsn-flow"].view.scales == (1.0, 0.875, 0.75)
     assert RECIPES["actionflownet"].view.flow == "future" and RECIPES["actionflownet"].stages[0].lr == 3e-4
 
 
