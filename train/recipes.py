@@ -220,8 +220,9 @@ _TSN_SOURCES = {
 
 def _tsn(modality: str) -> Recipe:
     view, *_, dropout, _ = _MODALITIES[modality]
-    # RGB and flow have 3 segments there, differences 7.
-    view = replace(view, rule="tsn", segments=7 if modality == "rgb-diff" else 3)
+    # RGB and flow have 3 segments there, differences 7; RGB alone has the fourth scale.
+    segments, scales = (7 if modality == "rgb-diff" else 3), (SCALES if modality == "rgb" else SCALES[:3])
+    view = replace(view, rule="tsn", segments=segments, scales=scales)
     sources = {"view.segments": _TSN, "view.rule": _TSN, "view.scales": _TSN, "batch": f"{_TSN}: 128"}
     return Recipe(
         name=f"tsn-{modality}",
@@ -423,6 +424,7 @@ _DC_KINETICS = Recipe(
 _AF = "AF18 §4.2"
 _AF_VIEW = View(size=224, short=256, length=16, flow="future", scales=SCALES, flip=True, jitter=_JITTER)
 _PAIRS_VIEW = replace(_AF_VIEW, length=2, flow="inside")
+_AF_FLOW_VIEW, _PAIRS_FLOW_VIEW = (replace(v, jitter=(0, 0, 0)) for v in (_AF_VIEW, _PAIRS_VIEW))  # AF18: for actions
 _AF_FLOW = Stage(
     name="flow",
     loss=objectives.flow,
@@ -447,7 +449,7 @@ _AF_SOURCES = {
     "view.flow": "AF18 §3.1: T flows, the last of the future; §4.1: pseudo-ground-truth, here by tvl1.pyramid_flow",
     "view.scales": f"{_AF}: multi-scale cropping",
     "view.flip": f"{_AF}: horizontal flipping",
-    "view.jitter": f"{_AF}: color jittering; how much is ours",
+    "view.jitter": f"{_AF}: color jittering for actions; how much is ours, and that flow before them has it too",
     "loss": "AF18 (1)-(4); lambda and alpha are ours: `objectives.Multitask`, `objectives.ALPHA`",
 }
 
@@ -461,7 +463,13 @@ def _af(name: str, source: str, stages: tuple[Stage, ...], **changes: Any) -> Re
 
 _STACKED_FLOW = replace(_AF_FLOW, of="flownet", only=())
 _FLOWS = (
-    _af("actionflownet-flow", "AF18 §3.1", (replace(_AF_FLOW, only=()),), arguments={"classes": None}),
+    _af(
+        "actionflownet-flow",
+        "AF18 §3.1",
+        (replace(_AF_FLOW, only=()),),
+        arguments={"classes": None},
+        view=_AF_FLOW_VIEW,
+    ),
     _af("actionflownet", "AF18 §3.2, §4.3", (_AF_FLOW, _AF_BOTH)),
     _af("actionflownet-finetune", "AF18 §3.2, §4.3", (_AF_FLOW, _AF_ACTION)),
     _af(
@@ -471,7 +479,13 @@ _FLOWS = (
         arguments={"flow": False},
         view=replace(_AF_VIEW, flow=None),
     ),
-    _af("actionflownet-2f-flow", "AF18 §3.3", (replace(_AF_FLOW, only=()),), arguments={"classes": None}),
+    _af(
+        "actionflownet-2f-flow",
+        "AF18 §3.3",
+        (replace(_AF_FLOW, only=()),),
+        arguments={"classes": None},
+        view=_PAIRS_FLOW_VIEW,
+    ),
     _af("actionflownet-2f", "AF18 §3.3.2, §4.3", (_AF_FLOW, _AF_BOTH)),
     _af("actionflownet-2f-finetune", "AF18 §4.3", (_AF_FLOW, _AF_ACTION)),
     _af(
