@@ -11,7 +11,6 @@ A sample depends on (seed, epoch, index) and on nothing else: not on workers, or
 
 import logging
 import os
-import signal
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -402,7 +401,8 @@ def loader(
 ) -> DataLoader[dict[str, Tensor]]:
     """A DataLoader of these batches; options: more of DataLoader's.
 
-    Its workers compute in one thread each, and end when the process does that they read for, not by Ctrl-C or SIGTERM.
+    Its workers compute in one thread each. Ctrl-C, and a signal to the group of the process that they read for, are not
+    for them.
     """
     return DataLoader(dataset, batch_sampler=batches, num_workers=workers, worker_init_fn=_alone, **options)
 
@@ -410,11 +410,10 @@ def loader(
 def _alone(worker: int) -> None:
     """A worker process uses one thread: torch sees to its own, OpenCV and its FFmpeg take all cores.
 
-    Signals are for the process it reads for, which may need it for the rest of a step; a terminal, `timeout` or a queue
-    sends them to both.
+    It leaves the group of the process that it reads for, to all of which a terminal or `timeout` sends its signals: that
+    process may need it for the rest of a step, and ends it by SIGTERM afterwards, which it therefore heeds.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    os.setpgid(0, 0)
     with suppress(ImportError):  # not all data need OpenCV
         opencv().setNumThreads(0)
     os.environ.setdefault("OPENCV_FFMPEG_THREADS", "1")

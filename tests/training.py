@@ -33,7 +33,7 @@ class Points(Dataset):
 
 
 class Told(Points):
-    """All processes are told to stop in epoch 2, as by a queue or `timeout`: the reader and the trainer, who waits."""
+    """The group of the trainer, who waits, is told to stop in epoch 2, as by `timeout`: whoever reads, too, if in it."""
 
     told = False
 
@@ -42,7 +42,8 @@ class Told(Points):
             self.told = True
             time.sleep(0.3)
             for process in (os.getppid(), os.getpid()):
-                os.kill(process, signal.SIGTERM)
+                if os.getpgid(process) == os.getpgid(os.getppid()):
+                    os.kill(process, signal.SIGTERM)
         return super().__getitem__(key)
 
 
