@@ -410,7 +410,7 @@ def loader(
 def _alone(worker: int) -> None:
     """A worker process uses one thread: torch sees to its own, OpenCV and its FFmpeg take all cores.
 
-    It leaves the group of the process that it reads for, to all of which a terminal or `timeout` sends its signals: that
+    It leaves the group of the process that it reads for, to all of which a terminal or `timeout` sends a signal. That
     process may need it for the rest of a step, and ends it by SIGTERM afterwards, which it therefore heeds.
     """
     os.setpgid(0, 0)

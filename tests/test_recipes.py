@@ -11,8 +11,10 @@ torch = pytest.importorskip("torch")
 from safetensors.torch import load_file  # noqa: E402
 from torch.utils.data import Dataset  # noqa: E402
 
-from motionspec.cli.main import main  # noqa: E402
+from motionspec.cli.main import _one_line, main  # noqa: E402
+from motionspec.cli.runner import CannotRun  # noqa: E402
 from motionspec.cli.train import _setting, begin  # noqa: E402
+from motionspec.data.video import VideoError  # noqa: E402
 from motionspec.flow import write_flo  # noqa: E402
 from motionspec.models.table import networks  # noqa: E402
 from motionspec.train import detection  # noqa: E402
@@ -209,6 +211,29 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, words, says):
     assert (status, out) == (2, "") and err.count("\n") == 1
     assert re.match(rf"motionspec: {says}", err), err
     assert not (tmp_path / "RUN").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (VideoError("a.avi: the file is empty; fetch it again"), "a.avi: the file is empty; fetch it again"),
+        (FileNotFoundError(2, "No such file or directory", "a.avi"), "a.avi: No such file or directory"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+@pytest.mark.parametrize("reader", [False, True])
+def test_what_is_wrong_with_a_file_is_one_line_also_of_a_reader(error, says, reader):
+    with pytest.raises(CannotRun) as told, _one_line():
+        try:
+            raise error
+        except (ValueError, OSError):
+            if not reader:
+                raise
+            wrapper = torch._utils.ExceptionWrapper(where="in DataLoader worker process 0")  # as torch hands it on
+        wrapper.reraise()
+    text = str(told.value)
+    assert all(part in text for part in says.split(": ")) and "\n" not in text and "None" not in text
+    assert text == says or isinstance(error, OSError)
 
 
 def test_a_run_by_the_command(tmp_path, capsys):

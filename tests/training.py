@@ -33,7 +33,7 @@ class Points(Dataset):
 
 
 class Told(Points):
-    """The group of the trainer, who waits, is told to stop in epoch 2, as by `timeout`: whoever reads, too, if in it."""
+    """The group of the trainer, who waits, is told to stop in epoch 2, as by `timeout`; a reader too if it is in it."""
 
     told = False
 
