@@ -622,10 +622,11 @@ def _one_line() -> Iterator[Progress]:
     progress = Progress()
     try:
         yield progress
-    except (ValueError, TypeError, ArithmeticError, ModuleNotFoundError) as error:
-        raise CannotRun(str(error)) from error
-    except OSError as error:
-        raise CannotRun(f"{error.filename}: {error.strerror}") from error
+    except (ValueError, TypeError, ArithmeticError, ModuleNotFoundError, OSError) as error:
+        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
+        if "in DataLoader worker" in text:  # a traceback; its last line is the error's name and what it says
+            text = text.strip().rpartition("\n")[2].partition(": ")[2]
+        raise CannotRun(text) from error
     finally:
         progress.clear()
 
