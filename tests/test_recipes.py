@@ -155,6 +155,14 @@ def test_settings():
             changed(recipe, name, value)
 
 
+@pytest.mark.parametrize(
+    ("recipe", "name"), [("off-rgb", "degraded"), ("dncnn", "view.flip"), ("off-rfcn", "view.length")]
+)
+def test_settings_that_would_change_nothing(recipe, name):
+    with pytest.raises(ValueError, match=rf"^{recipe}: setting: expected one that its \w+ heed, got {name}$"):
+        changed(RECIPES[recipe], name, 2)
+
+
 def test_words_that_mean_a_python_value():
     assert [_setting(f"view.flip={word}") for word in ("False", "false", "True", "TRUE", "none", "0.5", "edge")] == [
         ("view.flip", value) for value in (False, False, True, True, None, 0.5, "edge")
