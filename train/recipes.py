@@ -150,6 +150,10 @@ def changed(recipe: Recipe, name: str, value: Any) -> Recipe:
     """
     first, _, rest = name.partition(".")
     stages = {stage.name for stage in recipe.stages}
+    if (name == "degraded" and recipe.data != "septuplets") or (
+        first == "view" and rest not in ("", "size") and recipe.data != "clips"
+    ):
+        raise ValueError(message(recipe.name, "setting", f"one that its {recipe.data} heed", name))
     if first == "network" and rest:
         return replace(recipe, arguments={**recipe.arguments, rest: value})
     if first == "view" and rest in {field.name for field in fields(View)}:
