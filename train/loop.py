@@ -268,7 +268,7 @@ class _Trainer:
     def measure(self, stage: Stage, network: nn.Module) -> dict[str, Any]:
         """Measure the test data and keep the weights if they are the best of the stage; what log.csv says of it."""
         network.eval()
-        module, records = network.get_submodule(stage.of), Records()
+        module, records, batches = network.get_submodule(stage.of), Records(), len(self.tests)
         if self.world > 1:  # of batch norms the first process's statistics count
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
@@ -276,7 +276,7 @@ class _Trainer:
             for k, batch in enumerate(self.tests, start=1):
                 with self.autocast():
                     records += stage.measure(module, self.put(batch))
-                self.progress("measuring", k, len(self.tests))
+                self.progress("measuring", k, batches)
         if self.world > 1:
             shares: list[Any] = [None] * self.world
             dist.all_gather_object(shares, records)
