@@ -68,6 +68,16 @@ def test_an_entry_is_computed_once_and_for_one_key(tmp_path, monkeypatch):
         TVL1(Moving(), tmp_path, iterations=3)
 
 
+@pytest.mark.parametrize("left", [0, 50, 500])
+def test_a_damaged_entry_is_computed_anew(tmp_path, left):
+    expected, _ = TVL1(Moving(), tmp_path, **FEW).flow(0, [0])
+    (entry,) = entries(tmp_path)
+    whole = entry.read_bytes()
+    entry.write_bytes(whole[:left])
+    np.testing.assert_array_equal(TVL1(Moving(), tmp_path, **FEW).flow(0, [0])[0], expected)
+    assert entry.read_bytes() == whole
+
+
 def _stopped(folder, halfway):
     """Compute all flows; of the first, half is on the disk when this stops, to be killed."""
     save = np.save
