@@ -79,7 +79,7 @@ class TVL1:
     def _entry(self, path: Path, first: Images, second: Images) -> NDArray[np.float32]:
         try:
             return np.load(path).astype(np.float32)
-        except FileNotFoundError:
+        except (FileNotFoundError, EOFError, ValueError):  # none, or damaged
             pass
         grey = torch.from_numpy(np.stack([first, second]) @ GREY).float()[:, None]
         flow = tvl1.pyramid_flow(grey[:1], grey[1:], **self.options)[0].numpy().astype(np.float16)
