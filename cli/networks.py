@@ -41,11 +41,13 @@ def find(name: str) -> "Network":
 
 @contextmanager
 def readable(weights: str) -> Iterator[None]:
-    """Turns an error of reading the file that --weights names into CannotRun."""
+    """Turns an error of the file that --weights names into CannotRun that names it."""
     try:
         yield
     except OSError as error:  # safetensors' have a text only
         raise CannotRun(f"--weights {weights}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise CannotRun(f"--weights {weights}: {str(error).removeprefix('load: file: ')}") from error
 
 
 def sides(shape: tuple[int, ...]) -> str:

@@ -130,7 +130,7 @@ def load(
     problems = [
         f"{says}: {_some(found)} ({what})"
         for says, found, what in (
-            ("of other shapes", unlike, "keep, inflate=True or cross_modality=True?"),
+            ("of other shapes", unlike, "another width or depth? else keep, inflate=True, cross_modality=True"),
             ("not in the file", missing, "keep?"),
             ("not in the network", extra, "drop?"),
         )
@@ -193,10 +193,12 @@ def read(file: str | PathLike[str]) -> dict[str, Tensor]:
     except OSError:
         raise
     except Exception as error:  # in a file of another kind torch stumbles over anything
-        reason = str(error).split("\n")[0]
-        raise ValueError(
-            message("load", "file", "a state_dict, names and tensors", reason or "an empty file")
-        ) from None
+        kind = (
+            f"a file of another kind, or with other things in it ({type(error).__name__})"
+            if str(error)
+            else "an empty file"
+        )
+        raise ValueError(message("load", "file", "a state_dict, names and tensors", kind)) from None
     if isinstance(content, dict):
         content = content.get("state_dict", content)
     if not isinstance(content, dict) or not all(

@@ -381,7 +381,7 @@ def test_damaged_runs_in_one_line(harm, says, run_folder, data, tmp_path, capsys
         ),
         (
             ["train", "own-videos", "--data", "DATA", "-o", "new", "--weights", "VIDEO"],
-            "load: file: expected a stat",
+            "dark0.avi: expected a state_dict, names and tensors, got a file of another kind",
         ),
         (
             ["train", "own-videos", "--data", "DATA", "-o", "new", "--weights", "BEST"],
