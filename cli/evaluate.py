@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -119,9 +120,12 @@ def _data(run: Trained, arguments: argparse.Namespace) -> tuple[str, Any, tuple[
 def _weighted(text: str) -> tuple[str, float]:
     folder, _, weight = text.rpartition("=")
     try:
-        return folder, float(weight)
+        number = float(weight)
     except ValueError as error:
         raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
+    if not math.isfinite(number) or number == 0:
+        raise CannotRun(f"--fuse {text}: expected a finite number other than 0, got {number:g}")
+    return folder, number
 
 
 def said(of: Scores, part: str, folder: Path) -> list[str]:
