@@ -373,7 +373,7 @@ def test_damaged_runs_in_one_line(harm, says, run_folder, data, tmp_path, capsys
         (["eval", "RUN", "--data", "DATA", "--fuse", "RUN"], "expected RUN=WEIGHT, as in"),
         (["eval", "RUN", "--data", "DATA", "--fuse", "none=1"], "none: no run in it"),
         (["eval", "RUN", "--data", "DATA", "--fuse", "RUN=nan"], "expected a finite number other than 0, got nan"),
-        (["eval", "RUN", "--data", "DATA", "--fuse", "none=0"], "expected a finite number other than 0, got 0"),  # first
+        (["eval", "RUN", "--data", "DATA", "--fuse", "none=0"], "expected a finite number other than 0, got 0"),
         (["eval", "RUN", "--data", "DATA", "--device", "none"], "--device none: "),
         (["eval", "RUN", "--data", "DATA", "-o", "VIDEO"], "dark0.avi: File exists"),
         (
