@@ -6,6 +6,7 @@ import math
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import socket
 import sys
@@ -23,7 +24,7 @@ from motionspec.models.off_tsn import OFFNetwork  # noqa: E402
 from motionspec.train import objectives  # noqa: E402
 from motionspec.train.loop import Diverged, Interrupted, fit  # noqa: E402
 from motionspec.train.recipes import Cosine, Drops, Plateau  # noqa: E402
-from motionspec.train.runs import RunError  # noqa: E402
+from motionspec.train.runs import Run, RunError  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +121,17 @@ def test_told_to_stop_with_its_readers_it_leaves_a_run_that_goes_on(tmp_path, wh
         fit(both, network(), Told(), Points(), run=tmp_path / "run", device="cpu", save_every=1000, workers=1)
     net, _ = run(tmp_path / "run", resume=True)
     assert equal(net.state_dict(), whole[1].state_dict())
+
+
+def test_a_kill_right_after_going_on_costs_no_line_of_the_log(tmp_path, whole):
+    folder = tmp_path / "run"
+    shutil.copytree(whole[0], folder)
+    config = json.loads((folder / "config.json").read_text())
+    going_on = Run(folder, config, resume=True)
+    going_on.log(step=37)
+    assert log(folder) == log(whole[0])  # what a kill would leave
+    going_on.close()
+    assert len(log(folder)) == 37
 
 
 def test_a_run_that_is_complete_is_left_as_it_is(whole):
