@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import importlib.util
+import io
 import json
 import math
 import os
@@ -118,9 +119,12 @@ class Run:
         if file.exists():
             with file.open(newline="") as log:
                 rows = [row for row in csv.reader(log) if row and row[0].isdigit() and int(row[0]) <= last]
-        log = file.open("w", newline="")
+        with _replaced(file) as kept:
+            text = io.StringIO(newline="")
+            csv.writer(text).writerows([COLUMNS, *rows])
+            kept.write(text.getvalue().encode())
+        log = file.open("a", newline="")
         self._writer = csv.writer(log)
-        self._writer.writerows([COLUMNS, *rows])
         return log
 
     def log(self, **row: Any) -> None:
