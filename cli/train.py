@@ -5,6 +5,7 @@ import ast
 import difflib
 import hashlib
 import inspect
+import json
 import os
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -172,7 +173,9 @@ def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[S
     except ListError:
         seen = None
     split = {} if part == "train" else {"split": arguments.split}  # where there are several
-    return clips, seen, {"classes": [*of.classes]} | split
+    # A run does not go on with other videos; where they lie may change.
+    names = hashlib.blake2b(json.dumps([of.names, of.labels]).encode(), digest_size=8).hexdigest()
+    return clips, seen, {"classes": [*of.classes], "clips": f"names {names}"} | split
 
 
 def meet(recipe: str, kind: str, data: str) -> None:

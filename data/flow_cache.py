@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from motionspec import __version__
 from motionspec.checks import message
 from motionspec.data.augment import GREY
 from motionspec.data.source import Flow, Images, Source, cache_folder
@@ -30,11 +31,11 @@ class TVL1:
     options: those of pyramid_flow but `impl`. Frames are made grey (BT.601) as they are decoded.
 
     An entry of the cache is one file for one pair of frames, `XX/X...X.npy` in `folder` (default: "flow" in the cache
-    folder), float16 (2, H, W), 4 bytes a pixel. Its name is a hash of the pixels of both frames and of all options: it
-    can be neither outdated nor of another video. It is written under another name and renamed when it is on the disk,
-    so that processes may share the folder and a kill leaves at most a `.part` file, which nothing reads. Rounding to
-    float16 is off by up to 2^-11 of the value: 0.001 px at 2 px, 0.008 at 16. (8 bits for +-20 px, as TSN keeps its
-    flow, are off by up to 0.08 px everywhere.)
+    folder), float16 (2, H, W), 4 bytes a pixel. Its name is a hash of the pixels of both frames, all options and
+    motionspec's version: it can be neither outdated nor of another video. It is written under another name and renamed
+    when it is on the disk, so that processes may share the folder and a kill leaves at most a `.part` file, which
+    nothing reads. Rounding to float16 is off by up to 2^-11 of the value: 0.001 px at 2 px, 0.008 at 16. (8 bits for
+    +-20 px, as TSN keeps its flow, are off by up to 0.08 px everywhere.)
     Raises TypeError for unknown options; pyramid_flow's errors and VideoError when flow is asked for.
     """
 
@@ -70,7 +71,7 @@ class TVL1:
         found: dict[int, NDArray[np.float32]] = {}
         for t in {int(t) for t in frames}:
             shape = str(pictures[t].shape)
-            key = json.dumps([self.options, shape], sort_keys=True).encode() + pixels[t] + pixels[t + 1]
+            key = json.dumps([__version__, self.options, shape], sort_keys=True).encode() + pixels[t] + pixels[t + 1]
             name = hashlib.blake2b(key, digest_size=16).hexdigest()
             found[t] = self._entry(self.folder / name[:2] / f"{name}.npy", pictures[t], pictures[t + 1])
         flow = np.stack([found[int(t)] for t in frames])

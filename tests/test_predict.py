@@ -235,7 +235,7 @@ def test_eval_judges_on_the_split_that_was_trained_on(tmp_path, capsys):
         found = ((more or [tmp_path / "run" / "eval"])[-1] / "scores.csv").read_text(encoding="utf-8").splitlines()
         assert [row.split(",")[0].rpartition("/")[2] for row in found[1:]] == [f"{name}.avi" for name in videos]
     status, _, err = command(capsys, *words, "--split", 1, "--resume")
-    assert status == 2 and "other settings (split: 2 there, 1 here)" in err
+    assert status == 2 and "other settings (clips: '" in err and "split: 2 there, 1 here)" in err
 
 
 def test_eval_without_matplotlib_says_what_is_not_there(run_folder, data, capsys, monkeypatch):
