@@ -54,7 +54,10 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     recipe = find(arguments.recipe)
     for text in arguments.set:
         recipe = changed(recipe, *_setting(text))
-    device = usable(arguments.device)
+    device = arguments.device
+    if device in (None, "cuda") and torch.cuda.is_available():  # one try on cuda:0 would leave a context there
+        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+    device = usable(device)
     train, test, about = samples(recipe, arguments.data, arguments)
     row = networks()[recipe.network]
     if "classes" in inspect.signature(row.build).parameters and "classes" not in recipe.arguments:

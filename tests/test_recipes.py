@@ -244,6 +244,13 @@ def test_what_is_wrong_with_a_file_is_one_line_also_of_a_reader(error, says, rea
     assert text == says or isinstance(error, OSError)
 
 
+def test_of_several_processes_each_touches_its_own_gpu_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setenv("LOCAL_RANK", "77")
+    status, _, err = command(capsys, "motion-rgb", "--data", "motion:tiny", "-o", tmp_path / "run")
+    assert status == 2 and err.startswith("motionspec: --device cuda:77: ")
+
+
 def test_a_run_by_the_command(tmp_path, capsys):
     """Squares, the smallest data: trained, not overwritten, gone on with."""
     words = ["off-rfcn", "--data", "squares", "-o", tmp_path / "run", "--device", "cpu"]
