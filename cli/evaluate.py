@@ -41,8 +41,9 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     named = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
     runs = [(trained(folder, arguments.checkpoint), weight) for folder, weight in named]
     first = runs[0][0]
-    if not first.classifies and (arguments.fuse or arguments.protocol):
+    if not all(run.classifies for run, _ in runs) and (arguments.fuse or arguments.protocol):
         raise CannotRun("--fuse and --protocol are for classifiers; this run's recipe is measured by other numbers")
+    evaluate.fusable([(run.classes, weight) for run, weight in runs])
     options = {"workers": arguments.workers, "broken": arguments.broken, "device": device, "progress": progress}
     about = {name: getattr(arguments, name) for name in ("data", "split", "protocol", "broken", "seed", "batch")}
     if first.data != "squares" and not arguments.data.startswith("motion:"):
