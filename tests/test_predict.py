@@ -109,7 +109,7 @@ def test_predict_shows_bars_and_a_report_with_maps(run_folder, tmp_path, capsys)
     ]
     html = (out / "report.html").read_text(encoding="utf-8")
     assert "motionspec: clip.avi: light" in html and "flow4, 1 of 4; full colour at" in html
-    assert html.count("<img") == 3 + 3 and "every operator" not in html and f"{100 * share[0]:.2f} %" in html
+    assert html.count("<img") == 3 + 3 + 1 and "every operator" not in html and f"{100 * share[0]:.2f} %" in html
     result = json.loads((tmp_path / "clip.json").read_text(encoding="utf-8"))
     assert result["scores"] == pytest.approx({"dark": 0, "grey": 1, "light": 2, "other": -1})
     assert sum(result["shares"].values()) == pytest.approx(1) and (result["frames"], result["views"]) == (9, 1)
