@@ -12,7 +12,7 @@ from safetensors.torch import load_file  # noqa: E402
 from torch.utils.data import Dataset  # noqa: E402
 
 from motionspec.cli.main import main  # noqa: E402
-from motionspec.cli.train import begin  # noqa: E402
+from motionspec.cli.train import _setting, begin  # noqa: E402
 from motionspec.flow import write_flo  # noqa: E402
 from motionspec.models.table import networks  # noqa: E402
 from motionspec.train import detection  # noqa: E402
@@ -135,6 +135,9 @@ def test_settings():
             ValueError, match=r"^off-rgb: setting: expected one of batch, ema, degraded, .*off\.lr.*, got "
         ):
             changed(recipe, name, 1)
+    assert changed(RECIPES["own-videos"], "network.partial_bn", True).arguments["partial_bn"] is True
+    with pytest.raises(TypeError, match=r"^own-videos: network\.partial_bn: expected True or False, got 'no'"):
+        changed(RECIPES["own-videos"], "network.partial_bn", "no")
     for name, value in (("length", 0), ("lr", 0.0), ("lr", "fast"), ("batch", 0), ("ema", 1.5), ("optimizer", "lion")):
         with pytest.raises((ValueError, TypeError), match=rf": {name}: expected "):
             changed(recipe, name, value)
@@ -167,6 +170,9 @@ def test_the_recipes_are_listed_with_their_sources(capsys):
         (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "lr"], r"--set lr: expected NAME=VALUE"),
         (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "rate=3"], r"motion-off: setting: expected one"),
         (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "network.with=3"], r".*with"),
+        (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "view.frames=3"], r"View: frames: expected Fra"),
+        (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "view.jitter=1"], r"View: jitter: expected tup"),
+        (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "view.flip=no"], r"View: flip: expected bool, "),
         (
             ["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "batch=7", "--accumulate", "2"],
             r"batch 7: exp",
@@ -186,6 +192,11 @@ def test_mistakes_are_one_line(tmp_path, capsys, monkeypatch, words, says):
     assert (status, out) == (2, "") and err.count("\n") == 1
     assert re.match(rf"motionspec: {says}", err), err
     assert not (tmp_path / "RUN").exists()
+
+
+@pytest.mark.parametrize(("word", "value"), [("false", False), ("TRUE", True), ("None", None), ("sgd", "sgd")])
+def test_words_of_a_setting(word, value):
+    assert _setting(f"a={word}") == ("a", value)  # a "false" that is a word would count as true
 
 
 def test_a_run_by_the_command(tmp_path, capsys):
