@@ -216,7 +216,7 @@ def _setting(text: str) -> tuple[str, Any]:
     if not name or not equals:
         raise CannotRun(f"--set {text}: expected NAME=VALUE, as in lr=0.01 or network.width=0.25")
     try:
-        return name, ast.literal_eval(value)
+        return name, ast.literal_eval(value.capitalize() if value.lower() in ("true", "false", "none") else value)
     except (ValueError, SyntaxError):
         return name, value  # a word
 

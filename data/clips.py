@@ -89,6 +89,9 @@ class View:
             count("View", name, getattr(self, name), least)
         for name, least in (("stride", 1), ("short", 0), ("places", 1)):
             count("View", name, getattr(self, name), least)
+        for name, kind in {"frames": Frames, "scales": tuple, "jitter": tuple, "flip": bool}.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(message("View", name, kind.__name__, repr(value)))
         choice("View", "modality", self.modality, ("rgb", "rgb_difference", "flow"))
         choice("View", "rule", self.rule, ("tsn", "off"))
         choice("View", "pad", self.pad, ("edge", "wrap", "error"))
