@@ -52,7 +52,7 @@ class Report:
         blocks = [f"{self.name} in {self.path}", *self.facts]
         for kind, lines in self.problems.items():
             more = [f"... and {len(lines) - SHOWN} more; --json FILE has them all"] if len(lines) > SHOWN else []
-            shown = [line.replace(f"{self.path}/", "") for line in lines[:SHOWN]]
+            shown = [line.removeprefix(f"{self.path}/") for line in lines[:SHOWN]]
             blocks.append("\n  ".join([f"{kind}: {len(lines)}", *shown, *more]))
         n = sum(map(len, self.problems.values()))
         text = "\n\n".join([*blocks, f"{n} problem{'s' * (n > 1)}" if n else "all good"])

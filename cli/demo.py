@@ -373,7 +373,7 @@ def scene_pictures(scene: Scene) -> tuple[list[Picture], str]:
         Picture(
             "|second warped back by the flow - first| x 4, black where it leaves the frame", grey_difference(after)
         ),
-        Picture("the wheel: colour is direction, saturation is length", wheel(), exact=True),
+        wheel(),
     ]
     if not inside.any():
         return pictures, "No pixel has a known flow that stays within the frame."
@@ -387,10 +387,11 @@ def scene_pictures(scene: Scene) -> tuple[list[Picture], str]:
     return pictures, text
 
 
-def wheel() -> np.ndarray:
+def wheel() -> Picture:
     """The colour of every direction and length."""
     y, x = np.mgrid[-60:61, -60:61] / 60.0
-    return np.where((np.hypot(x, y) <= 1)[..., None], flow_to_color(np.stack([x, y]), 1.0), 255).astype(np.uint8)
+    disc = np.where((np.hypot(x, y) <= 1)[..., None], flow_to_color(np.stack([x, y]), 1.0), 255).astype(np.uint8)
+    return Picture("the wheel: colour is direction, saturation is length", disc, exact=True)
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from motionspec.cli.demo import Picture
+from motionspec.cli.demo import Picture, wheel
 from motionspec.cli.media import read_clip
 from motionspec.cli.networks import find, readable
 from motionspec.cli.runner import CannotRun
@@ -92,10 +92,11 @@ def clip_of(images: Sequence[Image], values: Frames, H: int, W: int) -> Tensor:
 def map_pictures(parts: Mapping[str, Tensor]) -> list[Picture]:
     """Those of the parts that are maps, (1, C, T, H, W), at up to three times.
 
-    A flow is what has two channels, or all u then all v and "flow" in its name: the mean over either, as a colour.
-    Of other maps the root mean square over the channels, white at the 99th percentile.
+    A flow is what has two channels, or all u then all v and "flow" in its name: the mean over either, as a colour; the
+    wheel of the colours comes last. Of other maps the root mean square over the channels, white at the 99th percentile.
     """
-    pictures = []
+    pictures: list[Picture] = []
+    colours: list[Picture] = []
     for key, part in parts.items():
         if part.ndim != 5 or max(part.shape[-2:]) == 1:
             continue
@@ -106,6 +107,7 @@ def map_pictures(parts: Mapping[str, Tensor]) -> list[Picture]:
             flow = values.reshape(2, C // 2, *values.shape[1:]).mean(1)
             limit = float(np.percentile(np.hypot(*flow), 95)) or 1.0
             images, of = [flow_to_color(flow[:, t], limit) for t in times], f"full colour at {limit:.2g} px"
+            colours = [wheel()]
         else:
             size = np.sqrt((values**2).mean(0))
             limit = float(np.percentile(size, 99)) or 1.0
@@ -114,4 +116,4 @@ def map_pictures(parts: Mapping[str, Tensor]) -> list[Picture]:
         pictures += [
             Picture(f"{key}, {t + 1} of {T}; {of}", image, exact=True) for t, image in zip(times, images, strict=True)
         ]
-    return pictures
+    return pictures + colours

@@ -3,7 +3,6 @@
 import argparse
 import importlib.util
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -42,8 +41,9 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     named = [(arguments.run_folder, 1.0), *map(_weighted, arguments.fuse)]
     runs = [(trained(folder, arguments.checkpoint), weight) for folder, weight in named]
     first = runs[0][0]
-    if not first.classifies and (arguments.fuse or arguments.protocol):
+    if not all(run.classifies for run, _ in runs) and (arguments.fuse or arguments.protocol):
         raise CannotRun("--fuse and --protocol are for classifiers; this run's recipe is measured by other numbers")
+    evaluate.fusable([(run.classes, weight) for run, weight in runs])
     options = {"workers": arguments.workers, "broken": arguments.broken, "device": device, "progress": progress}
     # What was trained on in one split is judged on in others.
     arguments.split = arguments.split or first.about["config"].get("split", 1)
@@ -120,12 +120,9 @@ def _data(run: Trained, arguments: argparse.Namespace) -> tuple[str, Any, tuple[
 def _weighted(text: str) -> tuple[str, float]:
     folder, _, weight = text.rpartition("=")
     try:
-        number = float(weight)
+        return folder, float(weight)
     except ValueError as error:
         raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
-    if not math.isfinite(number) or number == 0:
-        raise CannotRun(f"--fuse {text}: expected a finite number other than 0, got {number:g}")
-    return folder, number
 
 
 def said(of: Scores, part: str, folder: Path) -> list[str]:

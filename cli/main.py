@@ -622,13 +622,21 @@ def _one_line() -> Iterator[Progress]:
     progress = Progress()
     try:
         yield progress
-    except (ValueError, TypeError, ArithmeticError, ModuleNotFoundError, OSError) as error:
-        text = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) and error.filename else str(error)
-        if "in DataLoader worker" in text:  # a traceback; its last line is the error's name and what it says
-            text = text.strip().rpartition("\n")[2].partition(": ")[2]
-        raise CannotRun(text) from error
+    except (ValueError, TypeError, ArithmeticError, ModuleNotFoundError) as error:
+        raise CannotRun(_last_line(error)) from error
+    except OSError as error:
+        says = f"{error.filename}: {error.strerror}" if error.filename else _last_line(error)
+        raise CannotRun(says) from error
     finally:
         progress.clear()
+
+
+def _last_line(error: Exception) -> str:
+    """What an error says; one from a process that reads clips has that process's traceback as its message (torch)."""
+    text = str(error)
+    if not text.startswith("Caught "):
+        return text
+    return text.rstrip().rpartition("\n")[2].partition(": ")[2]
 
 
 def _key_value(option: str, text: str, example: str) -> tuple[str, str]:

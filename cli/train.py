@@ -60,11 +60,8 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     device = usable(device)
     train, test, about = samples(recipe, arguments.data, arguments)
     row = networks()[recipe.network]
-    if "classes" in inspect.signature(row.build).parameters and "classes" not in recipe.arguments:
-        recipe = replace(recipe, arguments={**recipe.arguments, "classes": len(about["classes"])})
-    if (classes := recipe.arguments.get("classes")) is not None and classes != len(about["classes"]):
-        expected = f"expected {len(about['classes'])}, the classes of the data: leave it out"
-        raise CannotRun(f"--set network.classes={classes}: {expected}")
+    if "classes" in inspect.signature(row.build).parameters and recipe.arguments.get("classes", 0) is not None:
+        recipe = replace(recipe, arguments={**recipe.arguments, "classes": _classes(recipe, arguments.data, about)})
     options = {**row.arguments, **recipe.arguments}
     torch.manual_seed(arguments.seed)
     network = row.build(**options)
@@ -106,6 +103,16 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     files = ("config.json", "log.csv", "curves.png", "tensorboard", "best.safetensors", "last.safetensors")
     there = ", ".join(name for name in files if (run / name).exists())
     return [f"{result.steps} steps: {measured}{best}", f"{run}: {there}"]
+
+
+def _classes(recipe: Recipe, data: str, about: Mapping[str, Any]) -> int:
+    """How many classes there are to learn. Raises CannotRun where there are not two, or others are asked for."""
+    names = about["classes"]
+    if len(names) == 1:
+        raise CannotRun(f"--data {data}: one class only, {names[0]}: expected two or more, each in its folder")
+    if (asked := recipe.arguments.get("classes", len(names))) != len(names):
+        raise CannotRun(f"--set network.classes={asked}: the data have {len(names)} classes; leave it out")
+    return len(names)
 
 
 def begin(network: torch.nn.Module, file: str | os.PathLike[str], head: Sequence[str]) -> Report:

@@ -246,9 +246,11 @@ def _folders(root: Path) -> list[Path]:
 
 
 def files_below(root: Path) -> Iterator[str]:
-    """Paths below `root`, with slashes, of the files at any depth; hidden ones are left out."""
+    """Paths below `root`, with slashes, of the files at any depth; without hidden ones and links that lead back up."""
     for folder, folders, files in os.walk(root, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        here = Path(folder).resolve()
+        linked = {name for name in folders if here.is_relative_to((Path(folder) / name).resolve())}
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in linked]
         for name in files:
             if not name.startswith("."):
                 yield (Path(folder) / name).relative_to(root).as_posix()

@@ -190,7 +190,7 @@ def read(file: str | PathLike[str]) -> dict[str, Tensor]:
             content = _safetensors(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
+    except (OSError, ModuleNotFoundError):
         raise
     except Exception as error:  # in a file of another kind torch stumbles over anything
         kind = (

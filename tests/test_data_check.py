@@ -66,6 +66,22 @@ def test_videos_that_lack_more_frames_than_the_others_are_listed_with_both_numbe
     assert many.endswith("\n  21.avi: 98 of 99\n  and 1 more; --json FILE has them all")
 
 
+def test_a_broken_video_is_named_by_its_whole_path_in_the_folder(check, folders, tmp_path, monkeypatch):
+    (folders / "run").rename(folders / "runs")
+    (folders / "runs" / "1.avi").write_bytes(b"")
+    monkeypatch.chdir(folders.rename(tmp_path / "s").parent)
+    status, text, _ = check("s")
+    assert status == 1 and "\n  runs/1.avi: the file is empty" in text
+
+
+def test_a_link_to_a_folder_above_adds_no_video(check, folders):
+    (folders / "run" / "more").symlink_to(folders / "sit")  # two classes share it
+    (folders / "sit" / "up").symlink_to(folders)
+    (folders / "sit" / "here").symlink_to(".")
+    status, text, _ = check(folders)
+    assert status == 0 and "run 3, sit 1" in text
+
+
 def test_good_class_folders(check, folders):
     status, text, found = check(folders)
     assert status == 0 and problems(found) == {} and text.startswith(f"class folders in {folders}\n")

@@ -14,12 +14,14 @@ cv2 = pytest.importorskip("cv2")
 torch = pytest.importorskip("torch")
 pytest.importorskip("jinja2")
 pytest.importorskip("matplotlib")
+ExceptionWrapper = pytest.importorskip("torch._utils").ExceptionWrapper
 safetensors = pytest.importorskip("safetensors.torch")
 
 from motionspec.cli.main import main  # noqa: E402
 from motionspec.data.clips import Clips, View  # noqa: E402
 from motionspec.data.lists import open_videos  # noqa: E402
 from motionspec.data.motion import Motion, Size  # noqa: E402
+from motionspec.data.video import VideoError  # noqa: E402
 from motionspec.models.bn_inception import BNInception  # noqa: E402
 from motionspec.models.disentangled import Disentangled  # noqa: E402
 from motionspec.models.table import TORCHVISION, networks  # noqa: E402
@@ -107,7 +109,7 @@ def test_predict_shows_bars_and_a_report_with_maps(run_folder, tmp_path, capsys)
     ]
     html = (out / "report.html").read_text(encoding="utf-8")
     assert "motionspec: clip.avi: light" in html and "flow4, 1 of 4; full colour at" in html
-    assert html.count("<img") == 3 + 3 and "every operator" not in html and f"{100 * share[0]:.2f} %" in html
+    assert html.count("<img") == 3 + 3 + 1 and "every operator" not in html and f"{100 * share[0]:.2f} %" in html
     result = json.loads((tmp_path / "clip.json").read_text(encoding="utf-8"))
     assert result["scores"] == pytest.approx({"dark": 0, "grey": 1, "light": 2, "other": -1})
     assert sum(result["shares"].values()) == pytest.approx(1) and (result["frames"], result["views"]) == (9, 1)
@@ -196,6 +198,19 @@ def test_eval_measures_what_the_trainer_measured(data, tmp_path, capsys):
     assert found["metrics"]["top_1"] == result.best and found["metrics"]["per_class_count"] == {"dark": 2, "light": 2}
 
 
+def test_a_clip_that_cannot_be_read_is_not_measured_and_no_other_in_its_place(data, tmp_path, capsys):
+    (data / "test" / "light" / "light1.avi").write_bytes(b"")
+    recipe = dataclasses.replace(RECIPE, arguments={"width": 0.125, "classes": 2})
+    network = networks()["actionflownet"].build(**recipe.arguments)
+    train, test = (
+        Clips(open_videos(data, train=part), recipe.view, train=part, broken="skip") for part in (True, False)
+    )
+    result = fit(recipe, network, train, test, run=tmp_path / "own", about={"classes": train.source.classes})
+    assert command(capsys, "eval", tmp_path / "own", "--data", data, "--broken", "skip")[0] == 0
+    found = json.loads((tmp_path / "own" / "eval" / "result.json").read_text(encoding="utf-8"))
+    assert found["judged"] == 3 and result.best == found["metrics"]["top_1"]
+
+
 def test_eval_of_a_run_that_learned_flow(tmp_path, capsys, monkeypatch):
     size = Size(32, 6, train=1, test=1)
     monkeypatch.setattr("motionspec.cli.train.Motion", lambda _, part: Motion(size, part, texture="noise"))
@@ -262,6 +277,26 @@ def test_eval_fuses_runs_with_weights(run_folder, data, tmp_path, capsys):
         assert status == 0 and re.search(rf"^{right} +2 +2 +1\.0000$", said, re.MULTILINE)
     result = json.loads((tmp_path / "-1" / "result.json").read_text(encoding="utf-8"))
     assert [run["weight"] for run in result["runs"]] == [1.0, -1.0]
+
+
+def test_what_cannot_be_fused_is_said_before_a_clip_is_read(run_folder, data, tmp_path, capsys):
+    (data / "test" / "dark" / "dark0.avi").write_bytes(b"")
+    other = make_run(tmp_path / "other")
+    config = other / "config.json"
+    config.write_text(config.read_text(encoding="utf-8").replace('"other"', '"wave"'), encoding="utf-8")
+    flow = make_run(
+        tmp_path / "flow",
+        bias=None,
+        recipe=dataclasses.replace(RECIPE, stages=(dataclasses.replace(STAGE, measure=objectives.endpoint_error),)),
+    )
+    for word, says in (
+        (f"{run_folder}=0", "fuse: weight[1]: expected a finite number other than 0, got 0.0"),
+        (f"{other}=1", "fuse: scores[1]: expected the classes dark, grey, light and 1 more, got dark, grey, light and"),
+        (f"{flow}=1", "--fuse and --protocol are for classifiers"),
+    ):
+        status, _, err = command(capsys, "eval", run_folder, "--data", data, "--fuse", word)
+        assert status == 2 and err.startswith(f"motionspec: {says}"), err
+    assert not (run_folder / "eval").exists()
 
 
 def test_eval_refuses_broken_videos_or_names_them(run_folder, data, capsys):
@@ -373,7 +408,6 @@ def test_damaged_runs_in_one_line(harm, says, run_folder, data, tmp_path, capsys
         (["eval", "RUN", "--data", "DATA", "--fuse", "RUN"], "expected RUN=WEIGHT, as in"),
         (["eval", "RUN", "--data", "DATA", "--fuse", "none=1"], "none: no run in it"),
         (["eval", "RUN", "--data", "DATA", "--fuse", "RUN=nan"], "expected a finite number other than 0, got nan"),
-        (["eval", "RUN", "--data", "DATA", "--fuse", "none=0"], "expected a finite number other than 0, got 0"),
         (["eval", "RUN", "--data", "DATA", "--device", "none"], "--device none: "),
         (["eval", "RUN", "--data", "DATA", "-o", "VIDEO"], "dark0.avi: File exists"),
         (
@@ -383,6 +417,11 @@ def test_damaged_runs_in_one_line(harm, says, run_folder, data, tmp_path, capsys
         (
             ["train", "own-videos", "--data", "DATA", "-o", "new", "--weights", "VIDEO"],
             "dark0.avi: expected a state_dict, names and tensors, got a file of another kind",
+        ),
+        (["train", "own-videos", "--data", "STRANGE", "-o", "new"], "--data strange: one class only, jump: expected"),
+        (
+            ["train", "own-videos", "--data", "DATA", "-o", "new", "--set", "network.classes=3"],
+            "--set network.classes=3: the data have 2 classes; leave it out",
         ),
         (
             ["train", "own-videos", "--data", "DATA", "-o", "new", "--weights", "BEST"],
@@ -404,3 +443,24 @@ def test_mistakes_in_one_line(words, says, run_folder, data, tmp_path, capsys, m
     words = [re.sub("^[A-Z]+", lambda m: stand[m.group()], word) for word in words]
     status, said, err = command(capsys, *words)
     assert (status, said) == (2, "") and err.count("\n") == 1 and says in err, err
+
+
+def test_without_safetensors_eval_says_what_to_install(run_folder, data, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    status, said, err = command(capsys, "eval", run_folder, "--data", data)
+    assert (status, said) == (2, "")
+    assert err == "motionspec: load needs safetensors for such a file: pip install 'motionspec[weights]'\n"
+
+
+@pytest.mark.parametrize("error", [VideoError("a.mp4: the file is empty"), PermissionError("a.mp4: Permission denied")])
+def test_what_a_reading_process_says_is_one_line(error, run_folder, data, capsys, monkeypatch):
+    def read_elsewhere(*_, **__):
+        try:
+            raise error
+        except type(error):
+            wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+        wrapped.reraise()
+
+    monkeypatch.setattr("motionspec.cli.evaluate.evaluate.score", read_elsewhere)
+    status, said, err = command(capsys, "eval", run_folder, "--data", data)
+    assert (status, said, err) == (2, "", f"motionspec: {error}\n")

@@ -139,6 +139,9 @@ def test_settings():
             ValueError, match=r"^off-rgb: setting: expected one of batch, ema, degraded, .*off\.lr.*, got "
         ):
             changed(recipe, name, 1)
+    assert changed(RECIPES["own-videos"], "network.partial_bn", True).arguments["partial_bn"] is True
+    with pytest.raises(TypeError, match=r"^own-videos: network\.partial_bn: expected True or False, got 'no'"):
+        changed(RECIPES["own-videos"], "network.partial_bn", "no")
     for name, value in (
         ("length", 0),
         ("lr", 0.0),
@@ -197,8 +200,20 @@ def test_the_recipes_are_listed_with_their_sources(capsys):
         (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "rate=3"], r"motion-off: setting: expected one"),
         (["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "network.with=3"], r".*with"),
         (
+            ["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "view.frames=3"],
+            r"View: frames: expected a Frames",
+        ),
+        (
+            ["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "view.jitter=1"],
+            r"View: jitter: expected three",
+        ),
+        (
+            ["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "view.flip=no"],
+            r"View: flip: expected True or ",
+        ),
+        (
             ["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "network.classes=5"],
-            r"--set network.classes=5: expected 13, the classes of the data: leave it out",
+            r"--set network.classes=5: the data have 13 classes; leave it out",
         ),
         (
             ["motion-off", "--data", "motion:tiny", "-o", "RUN", "--set", "batch=7", "--accumulate", "2"],

@@ -311,17 +311,23 @@ def fuse(runs: Sequence[tuple[Scores, float]]) -> Scores:
     `fuse: argument: expected ..., got ...` where clips, labels or classes differ, or for a weight of 0 or not finite.
     """
     first = runs[0][0]
-    for n, (other, weight) in enumerate(runs):
-        if not math.isfinite(weight) or weight == 0:
-            raise ValueError(message("fuse", f"weight[{n}]", "a finite number other than 0", weight))
-        if other.classes != first.classes:
-            expected = f"the classes {_some(first.classes)}"
-            raise ValueError(message("fuse", f"scores[{n}]", expected, _some(other.classes)))
+    fusable([(of.classes, weight) for of, weight in runs])
+    for n, (other, _) in enumerate(runs):
         if other.names != first.names or not other.label.equal(first.label):
             raise ValueError(message("fuse", f"scores[{n}]", "the same clips with the same labels", "others"))
     total = torch.stack([weight * other.scores for other, weight in runs]).sum(0)
     broken = {k: what for other, _ in runs for k, what in other.broken.items()}
     return Scores(first.names, first.classes, total, first.label, dict(sorted(broken.items())))
+
+
+def fusable(runs: Sequence[tuple[Sequence[str], float]]) -> None:
+    """What of `fuse` can be known before there are scores: raise its errors for these classes and weights."""
+    first, _ = runs[0]
+    for n, (classes, weight) in enumerate(runs):
+        if not math.isfinite(weight) or weight == 0:
+            raise ValueError(message("fuse", f"weight[{n}]", "a finite number other than 0", weight))
+        if classes != first:
+            raise ValueError(message("fuse", f"scores[{n}]", f"the classes {_some(first)}", _some(classes)))
 
 
 def classification(of: Scores) -> dict[str, Any]:

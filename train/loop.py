@@ -171,8 +171,8 @@ class _Trainer:
     def all(self) -> Result:
         """All stages, or those that are left."""
         if self.test is not None:
-            batches = Epochs(len(self.test), self.size, train=False, rank=self.rank, world=self.world)
-            self.tests = self.loader(self.test, batches)
+            self.asked = Epochs(len(self.test), self.size, train=False, rank=self.rank, world=self.world)
+            self.tests = self.loader(self.test, self.asked)
         self.measured: dict[str, float] = {}
         free = {p for p in self.network.parameters() if p.requires_grad}
         lengths = [stage.length * (1 if stage.unit == "steps" else self.epoch) for stage in self.recipe.stages]
@@ -273,9 +273,12 @@ class _Trainer:
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
         with torch.no_grad():
-            for k, batch in enumerate(self.tests, start=1):
-                with self.autocast():
-                    records += stage.measure(module, self.put(batch))
+            for k, (keys, batch) in enumerate(zip(self.asked, self.tests, strict=True), start=1):
+                asked = torch.tensor([index for _, index in keys])
+                own = batch.get("index", asked) == asked  # else it stands in for one that cannot be read
+                if own.any():
+                    with self.autocast():
+                        records += stage.measure(module, self.put({name: value[own] for name, value in batch.items()}))
                 self.progress("measuring", k, batches)
         if self.world > 1:
             shares: list[Any] = [None] * self.world

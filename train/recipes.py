@@ -155,6 +155,8 @@ def changed(recipe: Recipe, name: str, value: Any) -> Recipe:
     ):
         raise ValueError(message(recipe.name, "setting", f"one that its {recipe.data} heed", name))
     if first == "network" and rest:
+        if isinstance(recipe.arguments.get(rest), bool) and not isinstance(value, bool):
+            raise TypeError(message(recipe.name, name, "True or False", repr(value)))
         return replace(recipe, arguments={**recipe.arguments, rest: value})
     if first == "view" and rest in {field.name for field in fields(View)}:
         return replace(recipe, view=replace(recipe.view, **{rest: value}))
