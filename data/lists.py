@@ -248,9 +248,10 @@ def _folders(root: Path) -> list[Path]:
 def files_below(root: Path) -> Iterator[str]:
     """Paths below `root`, with slashes, of the files at any depth; without hidden ones and links that lead back up."""
     for folder, folders, files in os.walk(root, followlinks=True):
-        here = Path(folder).resolve()
-        linked = {name for name in folders if here.is_relative_to((Path(folder) / name).resolve())}
-        folders[:] = [name for name in folders if not name.startswith(".") and name not in linked]
+        here = Path(folder)
+        above = [p.resolve() for p in (here, *here.parents) if p.is_relative_to(root)]
+        shown = [(name, (here / name).resolve()) for name in folders if not name.startswith(".")]
+        folders[:] = [name for name, target in shown if not any(p.is_relative_to(target) for p in above)]
         for name in files:
             if not name.startswith("."):
                 yield (Path(folder) / name).relative_to(root).as_posix()

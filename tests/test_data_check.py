@@ -78,8 +78,12 @@ def test_a_link_to_a_folder_above_adds_no_video(check, folders):
     (folders / "run" / "more").symlink_to(folders / "sit")  # two classes share it
     (folders / "sit" / "up").symlink_to(folders)
     (folders / "sit" / "here").symlink_to(".")
+    for name, other in (("one", "two"), ("two", "one")):  # each the other's way up
+        (folders / "run" / name).mkdir()
+        (folders / "run" / name / "across").symlink_to(folders / "run" / other)
+    (folders / "run" / "one" / "1.avi").symlink_to(folders / "run" / "1.avi")
     status, text, _ = check(folders)
-    assert status == 0 and "run 3, sit 1" in text
+    assert status == 0 and "run 5, sit 1" in text
 
 
 def test_good_class_folders(check, folders):
