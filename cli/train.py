@@ -4,6 +4,7 @@ import argparse
 import ast
 import difflib
 import hashlib
+import importlib.util
 import inspect
 import json
 import os
@@ -102,7 +103,10 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     run = Path(arguments.output).resolve()
     files = ("config.json", "log.csv", "curves.png", "tensorboard", "best.safetensors", "last.safetensors")
     there = ", ".join(name for name in files if (run / name).exists())
-    return [f"{result.steps} steps: {measured}{best}", f"{run}: {there}"]
+    lines = [f"{result.steps} steps: {measured}{best}", f"{run}: {there}"]
+    if importlib.util.find_spec("matplotlib") is None:
+        lines.append("no curves.png without matplotlib: pip install 'motionspec[figures]'")
+    return lines
 
 
 def _classes(recipe: Recipe, data: str, about: Mapping[str, Any]) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -266,7 +267,7 @@ def test_of_several_processes_each_touches_its_own_gpu_alone(tmp_path, capsys, m
     assert status == 2 and err.startswith("motionspec: --device cuda:77: ")
 
 
-def test_a_run_by_the_command(tmp_path, capsys):
+def test_a_run_by_the_command(tmp_path, capsys, monkeypatch):
     """Squares, the smallest data: trained, not overwritten, gone on with."""
     words = ["off-rfcn", "--data", "squares", "-o", tmp_path / "run", "--device", "cpu"]
     for setting in (
@@ -285,8 +286,10 @@ def test_a_run_by_the_command(tmp_path, capsys):
     assert config["classes"] == ["red", "green", "blue"] and config["recipe"]["arguments"]["classes"] == 3
     status, out, err = command(capsys, *words)
     assert (status, out) == (2, "") and re.search(r"run exists: go on with its run by --resume, or name another", err)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     status, out, err = command(capsys, *words, "--resume")
     assert (status, err) == (0, "") and out.startswith("2 steps: mAP")
+    assert out.endswith("no curves.png without matplotlib: pip install 'motionspec[figures]'\n")
     run = tmp_path / "run"
     assert main(["eval", str(run), "--data", "squares"]) == 0
     assert re.match(

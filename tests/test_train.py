@@ -316,6 +316,18 @@ def test_the_rate_drops_where_the_test_loss_stays(tmp_path):
         fitted(tmp_path / "other", of)
 
 
+def test_of_equal_scores_that_with_the_lower_loss_is_best(tmp_path):
+    states = []
+
+    def equal_scores(net, batch):
+        epoch = len(states) // 6
+        states.append({name: value.clone() for name, value in net.state_dict().items()})
+        return [{"accuracy": 0.5, "loss": (3.0, 1.0, 2.0)[epoch]}]
+
+    _, result = fitted(tmp_path / "run", recipe(stage(measure=equal_scores), ema=None), test=Points())
+    assert result.best == 0.5 and equal(load_file(tmp_path / "run" / "best.safetensors"), states[6])
+
+
 # -- refused -----------------------------------------------------------------------------------------------------------
 
 
@@ -328,6 +340,31 @@ def test_a_folder_is_not_overwritten(tmp_path, whole):
     with pytest.raises(RunError, match=r"none has no run to go on with: leave --resume out, or name its folder$"):
         run(tmp_path / "none", resume=True)
     assert not (tmp_path / "none").exists()
+
+
+def test_what_fails_before_its_first_step_is_not_in_the_way(tmp_path):
+    class Unplugged(Points):
+        def __init__(self, reads):
+            super().__init__()
+            self.reads = reads
+
+        def __getitem__(self, key):
+            self.reads -= 1
+            if self.reads < 0:
+                raise OSError("unplugged")
+            return super().__getitem__(key)
+
+    (tmp_path / "empty").mkdir()
+    for name in ("new", "empty"):
+        with pytest.raises(OSError, match="unplugged"):
+            fitted(tmp_path / name, train=Unplugged(0), tensorboard=True)
+        assert [*tmp_path.iterdir()] == [tmp_path / "empty"] and not [*(tmp_path / "empty").iterdir()]
+    folder = tmp_path / "run"
+    for reads in (30, 0):  # after a step all stays, also if the next start has none
+        with pytest.raises(OSError, match="unplugged"):
+            fitted(folder, train=Unplugged(reads), resume=folder.exists())
+    assert len(log(folder)) == 6
+    fitted(folder, resume=True)
 
 
 @pytest.mark.parametrize(

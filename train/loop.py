@@ -166,7 +166,7 @@ class _Trainer:
     save_every: int
     measure_every: int
     progress: Progress
-    best: float | None = None
+    best: tuple[float, float] | None = None  # score, and the loss that decides between equal ones
 
     def all(self) -> Result:
         """All stages, or those that are left."""
@@ -182,7 +182,7 @@ class _Trainer:
                 self.stage(number, stage, lengths[number], free)
         for p in self.network.parameters():
             p.requires_grad_(p in free)
-        return Result(sum(lengths), self.measured, self.best)
+        return Result(sum(lengths), self.measured, self.best and self.best[0])
 
     def stage(self, number: int, stage: Stage, length: int, free: set[nn.Parameter]) -> None:
         module = self.network.get_submodule(stage.of)
@@ -286,9 +286,12 @@ class _Trainer:
             records = [record for share in shares for record in share]
         self.measured = stage.summary(records)
         name, score = next(iter(self.measured.items()))
-        best = self.best
-        if math.isfinite(score) and (best is None or (score > best if stage.higher else score < best)):
-            self.best = score
+        found = score, self.measured.get("loss", 0.0)
+        sign = 1 if stage.higher else -1
+        if math.isfinite(score) and (
+            self.best is None or (sign * score, -found[1]) > (sign * self.best[0], -self.best[1])
+        ):
+            self.best = found
             if self.run:
                 self.run.weights("best", network)
         return {"measure": name, "score": score, "test_loss": self.measured.get("loss", "")}

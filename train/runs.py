@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import time
@@ -69,6 +70,7 @@ class Run:
             not folder.is_dir() or any(not file.name.startswith(".") for file in folder.iterdir())
         ):
             raise RunError(f"{folder} exists: go on with its run by --resume, or name another folder")
+        self._made, self._begun = not folder.exists(), self.state is not None
         try:
             folder.mkdir(parents=True, exist_ok=True)
             starts = self._read("environment.json", [])
@@ -129,6 +131,7 @@ class Run:
 
     def log(self, **row: Any) -> None:
         """A line of log.csv, where what has no value stays empty, and the same for TensorBoard."""
+        self._begun = True
         self._writer.writerow([row.get(column, "") for column in COLUMNS])
         if self._board:
             shown = {name: row[name] for name in ("loss", "gradient", "lr")}
@@ -167,32 +170,35 @@ class Run:
         self._log.flush()
         with (self.folder / "log.csv").open(newline="") as log:
             rows = list(csv.DictReader(log))
-        figure = Figure(figsize=(8, 6), layout="constrained")
-        upper, lower = figure.subplots(2, sharex=True)
-
-        def curve(axes: Any, column: str, label: str) -> None:
-            points = [(int(row["step"]), float(row[column])) for row in rows if row[column]]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=label, linewidth=1, marker="." if len(points) < 50 else "")
-
-        curve(upper, "loss", "training")
-        curve(upper, "test_loss", "test")
-        upper.set_ylabel("loss")
-        for measure in dict.fromkeys(row["measure"] for row in rows if row["measure"]):
-            points = [(int(row["step"]), float(row["score"])) for row in rows if row["measure"] == measure]
-            lower.plot(*zip(*points, strict=True), label=f"test {measure}", marker=".")
-        lower.set_xlabel("step")
-        for axes in (upper, lower):
+        measures = dict.fromkeys(row["measure"] for row in rows if row["measure"])
+        # Training and test may have other losses, as of networks that learn by several: no axis for both.
+        curves = {"training loss": [(row["step"], row["loss"]) for row in rows]}
+        curves["test loss"] = [(row["step"], row["test_loss"]) for row in rows if row["test_loss"]]
+        curves |= {f"test {m}": [(row["step"], row["score"]) for row in rows if row["measure"] == m] for m in measures}
+        curves = {name: points for name, points in curves.items() if points}
+        figure = Figure(figsize=(8, 1 + 2.4 * len(curves)), layout="constrained")
+        panels = figure.subplots(len(curves), sharex=True, squeeze=False)[:, 0]
+        for axes, (name, points) in zip(panels, curves.items(), strict=True):
+            x, y = zip(*points, strict=True)
+            marker = "." if len(points) < 50 else ""
+            axes.plot([*map(int, x)], [*map(float, y)], linewidth=1, marker=marker)
+            axes.set_ylabel(name)
             axes.grid(alpha=0.3)
-            if axes.get_legend_handles_labels()[0]:
-                axes.legend()
+            axes.set_xlabel("step" if axes is panels[-1] else "")
         with _replaced(self.folder / "curves.png") as file:
             figure.savefig(file, dpi=100, format="png")
 
     def close(self) -> None:
+        """Of a run that ended before its first step nothing is left, so that the same command begins again."""
         self._log.close()
         if self._board:
             self._board.close()
+        if not self._begun:
+            for name in ("config.json", "environment.json", "log.csv", "resume.pt"):
+                (self.folder / name).unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
+            if self._made:
+                self.folder.rmdir()
 
 
 def environment() -> dict[str, Any]:
