@@ -311,3 +311,10 @@ def test_clips_without_known_flow_have_no_error_and_networks_that_give_nan_have(
     assert np.isnan(objectives.mean(records)["epe"])
     with pytest.raises(ValueError, match=r"^no sample can be measured: none has known flow at the size of the view"):
         objectives.mean(records[1:2])
+
+
+def test_the_loss_of_restored_frames_is_half_their_squared_errors():
+    """DnCNN (1): of a frame the sum, of frames the mean, so that parts of a batch add up to the whole."""
+    batch = {"clip": torch.zeros(2, 3, 4, 5), "target": torch.zeros(2, 3, 4, 5)}
+    batch["target"][0, 0, 0, :2] = torch.tensor([3.0, 4.0])
+    assert objectives.restoration(torch.nn.Identity(), batch).item() == 0.5 * 25 / 2
