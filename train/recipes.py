@@ -535,7 +535,7 @@ _DNCNN = Recipe(
         "schedule": "OFF20 §7.3: cosine",
         "length": "OFF20 §7.3: 50 epochs",
         "optimizer": "OFF20 §7.3: Adam",
-        "loss": "DnCNN; OFF20 §7 prints none",
+        "loss": "DnCNN (1): half the squared errors of a frame, added; OFF20 §7 prints none",
         "measure": "OFF20 §7.3: PSNR of the 4th frame",
         "degraded": "ours; OFF20 §7.3: FFmpeg's q = 20 and 40, restored to 37 and 35 dB",
     },
