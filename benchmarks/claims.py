@@ -591,7 +591,8 @@ first weights and order depend on the seed, the test clips do not. A difference 
 is about the claim on this data at this size, not about the papers' tables. No rate was tuned for any network but *off*,
 whose size of frames, units and rate were chosen by what it learned from other clips; all it is compared with have the
 same. The restoring networks on the CPU have 60 epochs and the paper's rate: in 15 epochs at twice that rate a third of
-them did not begin to learn, in 60 two of fifteen. Of {len(CLAIMS)} claims with up to three intervals each, one or two may lie on a wrong side of 0 by chance.
+them did not begin to learn, in 60 two of fifteen. Of {len(CLAIMS)} claims with up to three intervals each, one or two
+may lie on a wrong side of 0 by chance.
 
 Values are accuracies in % (chance: 1 of {len(CLASSES)} classes) on the last weights, or PSNR in dB (chance: the frames
 as they come), mean ± standard deviation over the seeds.
