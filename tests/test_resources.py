@@ -14,7 +14,8 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-@pytest.mark.parametrize("capability", [80, 90, 100])
+# A minute for each: `make test` compiles for the GPU that the benchmarks name, `make test-slow` for the others.
+@pytest.mark.parametrize("capability", [90, *(pytest.param(other, marks=pytest.mark.slow) for other in (80, 100))])
 def test_kernels_do_not_spill_and_take_what_is_committed(monkeypatch, tmp_path, capability):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # what is compiled here is compiled now
     made = runpy.run_path(str(FOLDER / "resources.py"))
