@@ -252,7 +252,9 @@ CLAIMS: tuple[Claim, ...] = (
         source="OFF18 §5.2, Tables 2 and 3; OFF20 §5.2, Tables 2 to 4",
         table=("OFF18", "Table 3"),
         printed={"rgb": ("RGB", 85.5), "off": ("OFF(RGB) + RGB", 90.0)},
-        data=f"{_ALONE}: so RGB alone can only guess, and how much OFF adds says nothing of UCF101",
+        data=f"{_ALONE}: so RGB alone can only guess, and how much OFF adds says nothing of UCF101. What RGB has above "
+        "chance is of the mean over its frames, which moves less where they differ: a network of seed 0 names 9.0 % of "
+        "2600 other clips by 4 frames and 7.0 % by one (standard error 0.5)",
         contrasts=_above(("off", "rgb")),
     ),
     Claim(
