@@ -102,7 +102,11 @@ _CHAIRS_PARTS = "FlyingChairs_train_val.txt"
 
 def pairs_format(root: str | os.PathLike[str]) -> str | None:
     """Which of PATTERNS lies in `root`, if one does."""
-    return next((name for name, some in PATTERNS.items() if any(any(Path(root).glob(p)) for p in some)), None)
+    return next((name for name, patterns in PATTERNS.items() if _there(root, patterns)), None)
+
+
+def _there(root: str | os.PathLike[str], patterns: Iterable[str]) -> bool:
+    return any(any(Path(root).glob(pattern)) for pattern in patterns)
 
 
 def open_pairs(root: str | os.PathLike[str], wanted: Sequence[str]) -> tuple[str, FlowPairs]:
@@ -116,8 +120,8 @@ def open_pairs(root: str | os.PathLike[str], wanted: Sequence[str]) -> tuple[str
     if name == "FlyingChairs":
         return part, flying_chairs(root, part if listed else None)
     if name == "KITTI":
-        there = any(any(Path(root).glob(pattern)) for pattern in PATTERNS[name] if "flow_occ" in pattern)
-        return part, kitti(root, "flow_occ" if there else "flow_noc")
+        occluded = _there(root, [pattern for pattern in PATTERNS[name] if "flow_occ" in pattern])
+        return part, kitti(root, "flow_occ" if occluded else "flow_noc")
     return part, sintel(root) if name == "MPI-Sintel" else middlebury(root)
 
 

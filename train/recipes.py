@@ -430,7 +430,6 @@ _DC_KINETICS = Recipe(
 _AF = "AF18 §4.2"
 _AF_VIEW = View(size=224, short=256, length=16, flow="future", scales=SCALES, flip=True, jitter=_JITTER)
 _PAIRS_VIEW = replace(_AF_VIEW, length=2, flow="inside")
-_AF_FLOW_VIEW, _PAIRS_FLOW_VIEW = (replace(v, jitter=(0, 0, 0)) for v in (_AF_VIEW, _PAIRS_VIEW))  # AF18: for actions
 _AF_FLOW = Stage(
     name="flow",
     loss=objectives.flow,
@@ -463,19 +462,15 @@ _AF_SOURCES = {
 def _af(name: str, source: str, stages: tuple[Stage, ...], **changes: Any) -> Recipe:
     two = "2f" in name
     network, view = ("actionflownet-2f", _PAIRS_VIEW) if two else ("actionflownet", _AF_VIEW)
+    if name.endswith("-flow"):  # AF18 jitters colours for actions
+        view = replace(view, jitter=(0, 0, 0))
     kept: dict[str, Any] = {"network": network, "view": view, "batch": 16, "sources": _AF_SOURCES}
     return Recipe(name=name, source=source, stages=stages, **(kept | changes))
 
 
 _STACKED_FLOW = replace(_AF_FLOW, of="flownet", only=())
 _FLOWS = (
-    _af(
-        "actionflownet-flow",
-        "AF18 §3.1",
-        (replace(_AF_FLOW, only=()),),
-        arguments={"classes": None},
-        view=_AF_FLOW_VIEW,
-    ),
+    _af("actionflownet-flow", "AF18 §3.1", (replace(_AF_FLOW, only=()),), arguments={"classes": None}),
     _af("actionflownet", "AF18 §3.2, §4.3", (_AF_FLOW, _AF_BOTH)),
     _af("actionflownet-finetune", "AF18 §3.2, §4.3", (_AF_FLOW, _AF_ACTION)),
     _af(
@@ -485,13 +480,7 @@ _FLOWS = (
         arguments={"flow": False},
         view=replace(_AF_VIEW, flow=None),
     ),
-    _af(
-        "actionflownet-2f-flow",
-        "AF18 §3.3",
-        (replace(_AF_FLOW, only=()),),
-        arguments={"classes": None},
-        view=_PAIRS_FLOW_VIEW,
-    ),
+    _af("actionflownet-2f-flow", "AF18 §3.3", (replace(_AF_FLOW, only=()),), arguments={"classes": None}),
     _af("actionflownet-2f", "AF18 §3.3.2, §4.3", (_AF_FLOW, _AF_BOTH)),
     _af("actionflownet-2f-finetune", "AF18 §4.3", (_AF_FLOW, _AF_ACTION)),
     _af(
