@@ -9,9 +9,9 @@ package runs the compiler's own result, the PTX for sm_80:
     with ptx.executing(seed=0):
         kernel[grid](x, y, n)  # CPU tensors
 
-raises `Fault` where the kernel touches memory out of bounds or misaligned, or where two warps or programs touch the same
-bytes without a barrier between them and one of them writes. Warps and programs come in an order drawn from the seed,
-new tensors and registers begin as noise; `noise` moves approximate instructions within their documented error.
+raises `Fault` where the kernel touches memory out of bounds or misaligned, or where two warps or programs touch the
+same bytes without a barrier between them and one of them writes. Warps and programs come in an order drawn from the
+seed, new tensors and registers begin as noise; `noise` moves approximate instructions within their documented error.
 
 It says nothing about speed, and does not know what only later GPUs have (wgmma, TMA), asynchronous copies or functions
 that are not inlined: `NotModelled` names the instruction. It needs triton, torch and a C compiler.

@@ -9,7 +9,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from motionspec.ptx.native import KINDS, OPERANDS, Instruction, codes
+from motionspec.ptx.native import OPERANDS, Instruction, codes
+
+_Meaning = tuple[str, dict[str, int], list[str]]
+"""Row of the machine's table, fields of the instruction, and operands in the order that the row expects."""
 
 
 class NotModelled(NotImplementedError):
@@ -65,7 +68,7 @@ def read(ptx: str) -> Text:
 
 
 def _pieces(body: str) -> Iterator[tuple[str, str]]:
-    """Labels, `.loc` lines and instructions, in order. Other directives and scopes of inline assembly say nothing here."""
+    """Labels, `.loc` lines and instructions, in order, without other directives and scopes of inline assembly."""
     for full in body.splitlines():
         text = full.split("//")[0].strip()
         if text.startswith(".loc"):
@@ -172,32 +175,29 @@ class Decoder:
         made.operand[: len(numbers)] = numbers
         return made
 
-    def _meaning(self, statement: Statement) -> tuple[str, dict[str, int], list[str]]:
-        """Row of the table by name, fields of the instruction, operands in the order that the row expects."""
+    def _meaning(self, statement: Statement) -> _Meaning:
         family, *parts = statement.opcode.split(".")
         special = getattr(self, f"_{family}", None)
         if special is not None:
             return special(parts, statement.operands)
         return self._scalar(family, parts, statement.operands)
 
-    def _scalar(
-        self, family: str, parts: list[str], operands: tuple[str, ...]
-    ) -> tuple[str, dict[str, int], list[str]]:
+    def _scalar(self, family: str, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         flush = int("ftz" in parts)
         kept = [part for part in parts if part not in ("ftz", "rn")]
         return ".".join([family, *kept]), {"flush": flush}, list(operands)
 
     # Control
 
-    def _bra(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _bra(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         return "bra", {"target": self.text.labels[operands[0]]}, []
 
-    def _ret(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _ret(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         return "ret", {}, []
 
     _exit = _ret
 
-    def _bar(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _bar(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         if parts == ["warp", "sync"]:  # lanes of a warp are never apart here where they must not be
             return "nothing", {}, []
         if parts not in (["sync"], ["sync", "aligned"]) or operands != ("0",):
@@ -206,22 +206,22 @@ class Decoder:
 
     _barrier = _bar
 
-    def _membar(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _membar(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         return "nothing", {}, []
 
     _fence = _membar
 
     # Memory
 
-    def _ld(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _ld(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         if parts[0] == "param":
             return self._parameter(parts, operands)
         return self._access("ld", parts, _names(operands[0]), operands[1])
 
-    def _st(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _st(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         return self._access("st", parts, _names(operands[1]), operands[0])
 
-    def _access(self, name: str, parts: list[str], values: list[str], at: str) -> tuple[str, dict[str, int], list[str]]:
+    def _access(self, name: str, parts: list[str], values: list[str], at: str) -> _Meaning:
         length = next((int(part[1:]) for part in parts if re.fullmatch(r"v\d", part)), 1)
         if len(values) != length:
             raise ValueError("as many registers as elements")
@@ -229,7 +229,7 @@ class Decoder:
         fields = {"length": length, "size": _bytes(parts[-1]), "shared": _is_shared(parts), "offset": offset}
         return name, fields, [*values, pointer]
 
-    def _parameter(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _parameter(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         """A parameter is a constant of the launch; with a sign it may be longer in its register."""
         name, offset = _address(operands[1])
         if offset or len(parts) != 2:
@@ -241,28 +241,28 @@ class Decoder:
             self._new(source, Begin("constant", of=name, signed=signed))
         return "mov.b64", {}, [*_names(operands[0]), source]
 
-    def _atom(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _atom(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         how = next(part for part in parts if part in _CHANGES)
         pointer, offset = _address(operands[1])
         fields = {"option": _CHANGES[how], "combine": _CHANGED[parts[-1]], "size": _bytes(parts[-1])}
         return "atom", fields | {"shared": _is_shared(parts), "offset": offset}, [operands[0], pointer, *operands[2:]]
 
-    def _red(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _red(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         return self._atom(parts, ("_", *operands))
 
     # What the lanes of a warp do together
 
-    def _shfl(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _shfl(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         result, value, by, clamp, lanes = operands
         whole = {"bfly": 31, "idx": 31, "up": 0, "down": 31}[parts[1]]
         if int(clamp, 0) != whole or int(lanes, 0) & 0xFFFFFFFF != 0xFFFFFFFF or "|" in result:
             raise ValueError("only shuffles of whole warps are known")
         return "shfl", {"option": _SHUFFLES[parts[1]]}, [result, value, by]
 
-    def _redux(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _redux(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         return "redux", {"option": _CHANGES[parts[1]], "combine": _CHANGED[parts[2]]}, list(operands[:2])
 
-    def _ldmatrix(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _ldmatrix(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         if "m8n8" not in parts or parts[-1] != "b16":
             raise ValueError("only matrices of halves are known")
         pointer, offset = _address(operands[1])
@@ -270,7 +270,7 @@ class Decoder:
         fields = {"length": length, "shared": 1, "offset": offset, "option": int("trans" in parts)}
         return "ldmatrix", fields, [*_names(operands[0]), pointer]
 
-    def _mma(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _mma(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         shape = ["sync", "aligned", "m16n8k16", "row", "col", "f32"]
         if parts not in ([*shape, "f16", "f16", "f32"], [*shape, "bf16", "bf16", "f32"]):
             raise ValueError("only products of halves, summed in float32, are known")
@@ -278,7 +278,7 @@ class Decoder:
 
     # Scalar instructions whose opcodes say more than a row of the table
 
-    def _mov(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _mov(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         to, source = operands
         if "{" not in to + source:
             return f"mov.{_plain(parts[0])}", {}, [to, source]
@@ -286,10 +286,10 @@ class Decoder:
         fields = {"length": len(inner), "size": _bytes(parts[0]) // len(inner)}
         return ("pack", fields, [to, *inner]) if "{" in source else ("unpack", fields, [*inner, source])
 
-    def _selp(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _selp(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         return f"selp.{_plain(parts[0])}", {}, list(operands)
 
-    def _setp(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _setp(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         relation, *rest = (part for part in parts if part != "ftz")
         kind = rest[-1]
         combine = ["", "and", "or", "xor"].index(rest[0]) if len(rest) > 1 else 0
@@ -299,7 +299,7 @@ class Decoder:
             raise ValueError("one result, or two of a pair")
         return f"setp.{kind}", fields, [*results, *operands[1:]]
 
-    def _cvt(self, parts: list[str], operands: tuple[str, ...]) -> tuple[str, dict[str, int], list[str]]:
+    def _cvt(self, parts: list[str], operands: tuple[str, ...]) -> _Meaning:
         rounding = next((_ROUNDINGS[part] for part in parts if part in _ROUNDINGS), 0)
         to, source = parts[-2:]
         known = {"rn", "ftz", *_ROUNDINGS}

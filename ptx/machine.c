@@ -169,9 +169,9 @@ static inline u64 mixed(u64 x) {
 
 /* The result of an approximate instruction, moved by at most `noise` times its documented error in units of the last
    place. The error is a function of the result: the same in all warps that hold a copy of a value, as in hardware. */
-static inline float approximated(const Launch *launch, float x, double units) {
-    if (launch->noise == 0) return x;
-    double between = (mixed(bits_of(x) ^ launch->seed * 0x9E3779B97F4A7C15) >> 11) * 0x1p-52 - 1;
+static inline float approximated(const Launch *launch, double x, double units) {
+    if (launch->noise == 0) return (float)x;
+    double between = (mixed(bits_of_double(x) ^ launch->seed * 0x9E3779B97F4A7C15) >> 11) * 0x1p-52 - 1;
     return (float)(x * (1 + launch->noise * units * 0x1p-23 * between));
 }
 
@@ -220,11 +220,12 @@ static inline int concurrent(u64 past, u64 now) {
     return (past >> 1 & 255) != (now >> 1 & 255);
 }
 
-/* Of two readers that a later writer would race with, remember both. */
+/* Of two readers, or two atomic writers, a later access may race with either: remember both. */
 static inline u64 together(u64 past, u64 now) {
     if (past == now || !concurrent(past, now & ~(u64)1)) return now;
-    if (past >> 32 != now >> 32) return SEVERAL_PROGRAMS << 32;
-    return now | SEVERAL_WARPS << 1;
+    u64 both_atomic = past & now & 1;
+    if (past >> 32 != now >> 32) return SEVERAL_PROGRAMS << 32 | both_atomic;
+    return (now & ~(u64)1) | SEVERAL_WARPS << 1 | both_atomic;
 }
 
 typedef struct {
@@ -272,7 +273,7 @@ static inline int note_write(State *state, const Place *at, int size, u64 who) {
     for (int k = 0; k < size; k++) {
         if (concurrent(at->writers[k], who)) return race(state, at, size, TWO_WRITES);
         if (concurrent(at->readers[k], who)) return race(state, at, size, WRITE_AFTER_READ);
-        at->writers[k] = who;
+        at->writers[k] = who & 1 ? together(at->writers[k], who) : who;
     }
     return 0;
 }

@@ -109,7 +109,7 @@ def launch(
     grid: Sequence[int],
     arguments: Sequence[int | float],
     memory: Memory,
-    conditions: Conditions = Conditions(),  # noqa: B008 (frozen)
+    conditions: Conditions = Conditions(),
 ) -> Executed:
     """Run all programs of a grid; arguments are numbers and addresses from `memory`.
 
