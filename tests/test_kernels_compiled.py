@@ -1,0 +1,131 @@
+"""Every Triton kernel as compiled: values and gradients against the eager operator in float64, with bounds, alignment
+and races checked. No GPU is needed: `motionspec.ptx` executes the PTX. `make test` runs a selection, `make test-slow`
+all of it.
+"""
+
+import os
+from dataclasses import replace
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("triton", reason="no triton here: pip install 'motionspec[triton]'")
+if os.environ.get("TRITON_INTERPRET") == "1":
+    pytest.skip("the interpreter compiles nothing", allow_module_level=True)
+
+from motionspec.ptx import native  # noqa: E402
+
+if native.compiler() is None:
+    pytest.skip("no C compiler here: the machine is written in C", allow_module_level=True)
+
+from compiled import LAYOUTS, Case, differences  # noqa: E402
+from test_kernels import EAGER, SIZES, TILED  # noqa: E402
+
+from motionspec.fused import FUSED  # noqa: E402
+from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
+
+TYPES = ("float32", "bfloat16", "float16")
+ROWS = [EQUATIONS[name] for name, implementations in FUSED.items() if "triton" in implementations]
+FLOW = EQUATIONS["tvl1.representation_flow"]
+
+
+def plain(row):
+    """Each variant that has a kernel, without the arguments that are left to eager."""
+    left = EAGER.get(row.id, ())
+    optional = tuple(name for name in left if name in row.keyword)
+    kept = [dict(v) for v in row.variants if not any(value in left for value in v.values())]
+    return [Case(row, variant, "float32", {}, without=optional) for variant in kept]
+
+
+def sizes(row):
+    return TILED if row.id == "costvol.displacement_map" else SIZES
+
+
+def product():
+    """Each kernel, variant, type and size."""
+    for row in ROWS:
+        for case in plain(row):
+            for size in sizes(row):
+                for dtype in TYPES:
+                    yield replace(case, sizes=size, dtype=dtype)
+
+
+def windows():
+    """Representation flow on maps larger than a window, of so many iterations that passes both read and write; more
+    windows than programs go back, on maps of one window too."""
+    for case in plain(FLOW):
+        for H, W, n_iter in ((34, 33, 10), (13, 90, 10), (34, 33, 20), (1, 1100, 7), (1100, 1, 7), (70, 20, 5)):
+            for programs in (1, 2, 3, 1024):
+                variant = {**case.variant, "n_iter": n_iter}
+                patches = {"tvl1_triton._PROGRAMS": programs} if programs < 1024 else {}
+                size = {"N": 2, "C": 2, "H": H, "W": W}
+                yield replace(case, variant=variant, sizes=size, patches=patches)
+        for n_iter in (0, 1, 3, 8, 20):
+            size = {"N": 3, "C": 5, "H": 28, "W": 28}
+            variant = {**case.variant, "n_iter": n_iter}
+            yield replace(case, variant=variant, sizes=size, patches={"tvl1_triton._PROGRAMS": 4})
+
+
+def programs():
+    """More blocks than programs, other blocks than the fastest."""
+    for row in ROWS:
+        for case in plain(row):
+            if row.id.endswith("endpoint_error"):
+                for most in (1, 2, 3):
+                    size = {"N": 2, "T": 3, "H": 40, "W": 50}
+                    yield replace(case, sizes=size, patches={"losses_triton._BLOCKS": most})
+            if row.id.startswith("off."):
+                for block, rows in ((32, 1), (64, 2), (128, 3)):
+                    patches = {"off_triton._BLOCK": block, "off_triton._ROWS": rows, "off_triton._WARPS": block // 32}
+                    yield replace(case, sizes=SIZES[0], patches=patches)
+
+
+def layouts():
+    """Inputs that lie elsewhere and otherwise; and as torch asks for determinism."""
+    for row in ROWS:
+        for case in plain(row)[:2]:
+            for layout in LAYOUTS:
+                for dtype in TYPES[:2]:
+                    yield replace(case, sizes=sizes(row)[0], layout=layout, dtype=dtype)
+            if row.id.startswith("warp."):
+                for size in SIZES:
+                    for dtype in TYPES:
+                        yield replace(case, sizes=size, dtype=dtype, deterministic=True)
+
+
+def circumstances():
+    """What a GPU may do otherwise: other orders of warps and programs, approximate instructions, fused products."""
+    for row in ROWS:
+        for case in plain(row)[:2]:
+            size = sizes(row)[0]
+            for seed in range(4):
+                yield replace(case, sizes=size, conditions={"seed": seed})
+                yield replace(case, sizes=size, conditions={"seed": seed, "noise": 1.0})
+            yield replace(case, sizes=size, conditions={"contract": True})
+
+
+ALL = {str(case): case for make in (product, windows, programs, layouts, circumstances) for case in make()}
+
+
+def selection():
+    """For `make test`: each kernel in each type, forward and backward, and what found faults before."""
+    seen = set()
+    for case in product():
+        if case.sizes in (SIZES[0], TILED[0]) and (case.row.id, case.dtype) not in seen:
+            seen.add((case.row.id, case.dtype))
+            yield case
+    for case in plain(FLOW):
+        size = {"N": 1, "C": 2, "H": 34, "W": 33}
+        variant = {**case.variant, "n_iter": 10}
+        yield replace(case, variant=variant, sizes=size, patches={"tvl1_triton._PROGRAMS": 2})
+
+
+QUICK = {str(case) for case in selection()}
+ALL = {str(case): case for case in selection()} | ALL
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, id=name, marks=() if name in QUICK else pytest.mark.slow) for name, c in ALL.items()]
+)
+def test_as_compiled_kernels_are_the_eager_operator(case):
+    assert not (said := differences(case)), said
