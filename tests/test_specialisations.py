@@ -21,11 +21,23 @@ from triton.backends.compiler import GPUTarget  # noqa: E402
 
 RESOURCES = Path(__file__).resolve().parents[1] / "benchmarks" / "resources.py"
 INTEGERS = {"1": 1, "divided by 16": 48, "odd": 17, "beyond 32 bits": 2**31 + 1}
-KERNELS = (
-    "off_triton._forward off_triton._adjoint warp_triton._forward warp_triton._backward warp_triton._cells "
-    "warp_triton._gather losses_triton._sums losses_triton._finish losses_triton._backward costvol_triton._norms "
-    "costvol_triton._forward costvol_triton._backward tvl1_triton._forward tvl1_triton._backward tvl1_triton._to_frames"
-).split()
+KERNELS = [
+    "off_triton._forward",
+    "off_triton._adjoint",
+    "warp_triton._forward",
+    "warp_triton._backward",
+    "warp_triton._cells",
+    "warp_triton._gather",
+    "losses_triton._sums",
+    "losses_triton._finish",
+    "losses_triton._backward",
+    "costvol_triton._norms",
+    "costvol_triton._forward",
+    "costvol_triton._backward",
+    "tvl1_triton._forward",
+    "tvl1_triton._backward",
+    "tvl1_triton._to_frames",
+]
 each_kernel = pytest.mark.parametrize("name", KERNELS)
 each_integer = pytest.mark.parametrize("value", INTEGERS.values(), ids=INTEGERS)
 
