@@ -10,7 +10,7 @@ BIN := .venv/bin
 help:
 	@echo "make demo         run every operator on a photograph moved by a known flow, write motionspec-demo/report.html"
 	@echo "make test         lint, type check and run all tests"
-	@echo "make test-slow    the tests that it leaves out: networks exported and compiled by inductor, kernels for sm_80 and sm_100 (some minutes)"
+	@echo "make test-slow    the tests that it leaves out: networks exported and compiled by inductor, kernels for sm_80, sm_89 and sm_100 (some minutes)"
 	@echo "make bench        time every operator, after checking it, beside floor and peers, write benchmarks/results (ONLY=off)"
 	@echo "make bench-networks  networks at full speed beside eager float32 and torch.compile, write benchmarks/results (ONLY=TSN)"
 	@echo "make bench-compare BASE=commit   fail if this checkout is slower than that commit (ONLY=off)"

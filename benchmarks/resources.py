@@ -4,6 +4,7 @@ The operators are called as networks call them, on small tensors; each launch is
 with the types, constants and warps that it had. Triton's own cuobjdump reads the result.
 """
 
+import itertools
 import re
 import subprocess
 import sys
@@ -23,8 +24,8 @@ from motionspec.cli.text import table
 
 PAGE = Path(__file__).with_name("resources.txt")
 CUOBJDUMP = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
-# Compute capability: A100; H100 and H200; B200. Bytes of shared memory that a program may have there.
-SHARED = {80: 163 * 1024, 90: 227 * 1024, 100: 227 * 1024}
+# Compute capability: A100; RTX 4090; H100 and H200; B200. Bytes of shared memory that a program may have there.
+SHARED = {80: 163 * 1024, 89: 99 * 1024, 90: 227 * 1024, 100: 227 * 1024}
 REGISTERS = 255
 HEADER = ("kernel", "sm", "types", "constants", "warps", "registers", "local", "shared", "to bf16", "tensor cores")
 TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16", torch.float64: "fp64"}
@@ -42,8 +43,11 @@ def workloads(dtype: torch.dtype) -> None:
     for outside in ("zero", "blend"):
         for deterministic in (False, True):
             with mock.patch("torch.are_deterministic_algorithms_enabled", return_value=deterministic):
-                ops.warp.difference(*pair, flow[..., :28, :28], outside=outside, impl="triton").sum().backward()
-    for size, scheme in ((28, "classic"), (28, "released"), (56, "released")):  # a map is one window, or four
+                options = {"outside": outside, "impl": "triton"}
+                ops.warp.bilinear(pair[0], flow[..., :28, :28], **options).sum().backward()
+                ops.warp.motion(pair[0], flow[..., :28, :28], **options).sum().backward()
+                ops.warp.difference(*pair, flow[..., :28, :28], **options).sum().backward()
+    for size, scheme in itertools.product((28, 56), ("classic", "released")):  # a map is one window, or four
         if dtype == torch.float32 or scheme == "classic":  # a type changes no more than loads and stores
             maps = torch.zeros((2, 8, size, size), dtype=dtype, requires_grad=True)
             ops.tvl1.representation_flow(maps, maps.detach(), n_iter=20, scheme=scheme, impl="triton").sum().backward()
@@ -81,7 +85,8 @@ def source(kernel: Any, arguments: tuple[Any, ...], constants: dict[str, Any]) -
     for i, parameter in enumerate(kernel.params):
         value = arguments[i] if i < len(arguments) else constants[parameter.name]
         special = not parameter.do_not_specialize
-        if parameter.is_constexpr or (special and isinstance(value, int) and value == 1):
+        is_one = special and isinstance(value, int) and value == 1
+        if parameter.is_constexpr or value is None or is_one:
             signature[parameter.name], fixed[(i,)] = "constexpr", value
             continue
         tensor = isinstance(value, torch.Tensor)

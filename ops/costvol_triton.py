@@ -28,7 +28,7 @@ _PIXELS = 128  # of a program that computes norms
 _NORM, _SOFTMAX, _PLANES = (0, 2), 4, 8
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["plane"])  # for f0 and f1 the same kernel
 def _norms(
     f, state, plane, H, W, stride_n, stride_c, stride_h, stride_w,
     C: tl.constexpr, CHANNELS: tl.constexpr, PLANES: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr,

@@ -44,8 +44,9 @@ def _forward(
     Fy = Fx + block_size
     Ft = Fy + block_size
     for _ in range(pairs):
-        zero = tl.zeros((BLOCK,), WIDE)
-        d0, d1, s0, s1 = zero, zero, zero, zero  # differences and sums along x, of the two rows above
+        # Of the two rows above: differences along x, sums along x. Each begins as its own: see tools/carried.py.
+        d0, d1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
+        s0, s1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
         for k in range(-1, ROWS + 1):
             there = (row + k >= 0) & (row + k < H)
             a = tl.load(f + k * W - 1, mask=left & there, other=0).to(WIDE)
@@ -77,8 +78,8 @@ def _adjoint(
     t = y + block_size
     o = out + plane * (pairs + 1) * frame_size + row * W + column
     for frame in range(pairs + 1):
-        zero = tl.zeros((BLOCK,), WIDE)
-        d0, d1, s0, s1 = zero, zero, zero, zero
+        d0, d1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
+        s0, s1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
         for k in range(-1, ROWS + 1):
             there = (row + k >= 0) & (row + k < H)
             first = there & (frame < pairs)  # the frame is the earlier one of a pair

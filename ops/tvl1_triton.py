@@ -169,7 +169,8 @@ def _numbers(w):
     return tl.load(w), tl.load(w + 1), tl.load(w + 2), tl.load(w + 3), tl.load(w + 4), tl.load(w + 5)
 
 
-@triton.jit
+# Not for each of these numbers a kernel of its own: no iteration needs them.
+@triton.jit(do_not_specialize=["halo", "first", "last", "n", "every", "slots"])
 def _forward(
     f1, f2, numbers, states, flow, maps, C, H, W, across, down, stack, halo, first, last, n, every, slots,
     WIDE: tl.constexpr, RELEASED: tl.constexpr, COLUMNS: tl.constexpr, CELLS: tl.constexpr,
@@ -237,7 +238,7 @@ def _add(target, added, mask, later, WHOLE: tl.constexpr):
     tl.store(target, added, mask=mask)
 
 
-@triton.jit(do_not_specialize=["high"])  # the last pass is no kernel of its own
+@triton.jit(do_not_specialize=["halo", "high", "segments", "n", "every"])
 def _backward(
     f1, f2, numbers, states, scratch, by_flow, bars_in, bars_out, by_frames, sums,
     items, maps, C, H, W, across, down, stack, halo, high, segments, n, every,

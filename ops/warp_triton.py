@@ -153,7 +153,7 @@ def _cells(
     tl.store(cells + n * pixels + pixel, tl.where(there, cell, 2**62), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["W"])  # as a constant, where it is 1, Triton 3.6 and 3.7 fail to compile
 def _gather(
     flow, grad, readers, starts, to_x, C, H, W, pixels, blocks, SIGN: tl.constexpr, BLEND: tl.constexpr,
     MINUS: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,

@@ -15,7 +15,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 # A minute for each: `make test` compiles for the GPU that the benchmarks name, `make test-slow` for the others.
-@pytest.mark.parametrize("capability", [90, *(pytest.param(other, marks=pytest.mark.slow) for other in (80, 100))])
+@pytest.mark.parametrize("capability", [90, *(pytest.param(other, marks=pytest.mark.slow) for other in (80, 89, 100))])
 def test_kernels_do_not_spill_and_take_what_is_committed(monkeypatch, tmp_path, capability):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))  # what is compiled here is compiled now
     made = runpy.run_path(str(FOLDER / "resources.py"))
@@ -41,6 +41,30 @@ def test_kernels_do_not_spill_and_take_what_is_committed(monkeypatch, tmp_path, 
     lines = [line.split() for line in committed.splitlines()]
     there = [line for line in lines if line[1:2] == [str(capability)]]
     assert sorted(" ".join(row).split() for row in rows) == sorted(there), "if that is meant: make resources"
+
+
+def test_every_variant_of_warp_is_compiled():
+    """The later frame is None where there is none; signs of the flow and of the gradient differ by operator."""
+    made = runpy.run_path(str(FOLDER / "resources.py"))
+    launched = made["launches"]()
+    found = {name: set() for name in ("_forward", "_backward", "_cells", "_gather")}
+    for kernel, _, constants in launched:
+        if kernel.__module__.endswith("warp_triton"):
+            found[kernel.__name__].add(tuple(constants.get(name) for name in ("SIGN", "LATER", "MINUS")))
+    signs = {(1, None, None), (-1, None, None)}
+    minus = {(1, None, False), (-1, None, False), (-1, None, True)}
+    forward = {(1, False, None), (-1, False, None), (-1, True, None)}
+    assert found == {"_forward": forward, "_backward": minus, "_cells": signs, "_gather": minus}
+
+
+def test_both_schemes_are_compiled_for_maps_of_one_window_and_of_several():
+    made = runpy.run_path(str(FOLDER / "resources.py"))
+    found = {
+        (constants["RELEASED"], constants["WHOLE"])
+        for kernel, _, constants in made["launches"]()
+        if kernel.__module__.endswith("tvl1_triton") and kernel.__name__ == "_backward"
+    }
+    assert found == {(released, whole) for released in (False, True) for whole in (False, True)}
 
 
 def test_the_committed_table_has_these_columns_and_architectures():
