@@ -116,7 +116,10 @@ def differences(case: Case) -> list[str]:
     arrays = case.arrays()
     with contextlib.ExitStack() as stack:
         for name, value in case.patches.items():
-            stack.enter_context(mock.patch(f"motionspec.ops.{name}", value))
+            stem, attribute = name.split(".")
+            importlib.import_module(f"motionspec.ops.{stem}")
+            # As an attribute of the package, which is what `replaced` replaces.
+            stack.enter_context(mock.patch.object(getattr(ops, stem), attribute, value))
         stack.enter_context(deterministic(case.deterministic))
         options = {"seed": zlib.crc32(str(case).encode()), **case.conditions}
         log = stack.enter_context(executing(**options))
@@ -146,7 +149,8 @@ def replaced(stem: str, old: str, new: str, folder: Path) -> Iterator[None]:
     made = types.ModuleType(path.stem)
     made.__file__ = str(path)
     made.__package__ = "motionspec.ops"
-    with mock.patch.dict(sys.modules, {path.stem: made}):
-        exec(compile(path.read_text(encoding="utf-8"), path, "exec"), made.__dict__)
-        with mock.patch.dict(sys.modules, {f"motionspec.ops.{stem}": made}), mock.patch.object(ops, stem, made):
-            yield
+    sys.modules[made.__name__] = made  # Triton looks its kernels' source up there
+    exec(compile(path.read_text(encoding="utf-8"), path, "exec"), made.__dict__)
+    with mock.patch.object(ops, stem, made):
+        yield
+    del sys.modules[made.__name__]

@@ -18,9 +18,10 @@ from motionspec.ptx import native  # noqa: E402
 if native.compiler() is None:
     pytest.skip("no C compiler here: the machine is written in C", allow_module_level=True)
 
-from compiled import LAYOUTS, Case, differences  # noqa: E402
+from compiled import LAYOUTS, Case, differences, replaced  # noqa: E402
 from test_kernels import EAGER, SIZES, TILED  # noqa: E402
 
+from motionspec import ptx  # noqa: E402
 from motionspec.fused import FUSED  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
@@ -129,3 +130,83 @@ ALL = {str(case): case for case in selection()} | ALL
 )
 def test_as_compiled_kernels_are_the_eager_operator(case):
     assert not (said := differences(case)), said
+
+
+def flow_case(H, W, n_iter, programs):
+    """Representation flow, classic."""
+    patches = {"tvl1_triton._PROGRAMS": programs}
+    variant = {**plain(FLOW)[0].variant, "n_iter": n_iter}
+    return replace(plain(FLOW)[0], variant=variant, sizes={"N": 2, "C": 2, "H": H, "W": W}, patches=patches)
+
+
+def of(equation, dtype="float32", **options):
+    """The first variant of another operator."""
+    row = EQUATIONS[equation]
+    return replace(plain(row)[0], sizes=sizes(row)[0], dtype=dtype, **options)
+
+
+# Mistakes that the interpreter cannot show, or did not: what is replaced, by what, and the case that sees it. Not among
+# them: `tl.debug_barrier` around the scratch of representation flow. As compiled, each thread reads what it wrote there
+# itself (no case of this file races without them); they stay, because Triton does not promise who computes what.
+PLANTED = {
+    "a program takes one window only": (
+        "tvl1_triton",
+        "tl.range(tl.program_id(0), items, tl.num_programs(0), disable_licm=True)",
+        "tl.range(tl.program_id(0), tl.program_id(0) + 1, disable_licm=True)",
+        flow_case(34, 33, 5, programs=2),
+    ),
+    "windows read the slot of state that their neighbours write": (
+        "tvl1_triton",
+        "n_iter, _PASS, 2)",
+        "n_iter, _PASS, 1)",
+        flow_case(34, 33, 10, programs=1024),
+    ),
+    "one scratch for all programs": (
+        "tvl1_triton",
+        "kept = scratch + tl.program_id(0).to(tl.int64) * (every + segments) * size",
+        "kept = scratch",
+        flow_case(28, 28, 8, programs=2),
+    ),
+    "a later frame is read without its mask": (
+        "off_triton",
+        "tl.load(g + k * W, mask=here)",
+        "tl.load(g + k * W)",
+        of("off.clip_features"),
+    ),
+    "names of a loop begin as one value": (
+        "off_triton",
+        "d0, d1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)",
+        "d0 = tl.zeros((BLOCK,), WIDE)\n        d1 = d0",
+        of("off.features"),
+    ),
+    "the product of the middle parts is left out": (
+        "costvol_triton",
+        "total = tl.dot(a2, b2, tl.dot(a1, b3, total))",
+        "total = tl.dot(a1, b3, total)",
+        of("costvol.displacement_map"),
+    ),
+    "a buffer that atomics add to does not begin as 0": (
+        "warp_triton",
+        "torch.zeros_like(for_x",
+        "torch.empty_like(for_x",
+        of("warp.bilinear"),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_planted_mistakes_are_found(name, tmp_path):
+    stem, old, new, case = PLANTED[name]
+    with replaced(stem, old, new, tmp_path):
+        try:
+            found = differences(case)
+        except ptx.Fault as fault:
+            found = [str(fault)]
+    assert found, "the mistake was not seen"
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_without_the_mistake_the_same_case_is_right(name, tmp_path):
+    stem, old, _, case = PLANTED[name]
+    with replaced(stem, old, old, tmp_path):
+        assert not differences(case)
