@@ -197,13 +197,14 @@ def _poisoned() -> Iterator[None]:
     """
     asked = torch.are_deterministic_algorithms_enabled
     was, warned = asked(), torch.is_deterministic_algorithms_warn_only_enabled()
-    filled = torch.utils.deterministic.fill_uninitialized_memory
+    settings: Any = torch.utils.deterministic
+    filled = settings.fill_uninitialized_memory
     torch.use_deterministic_algorithms(True, warn_only=not was or warned)
-    torch.utils.deterministic.fill_uninitialized_memory = True
+    settings.fill_uninitialized_memory = True
     torch.are_deterministic_algorithms_enabled = lambda: was
     try:
         yield
     finally:
         torch.are_deterministic_algorithms_enabled = asked
-        torch.utils.deterministic.fill_uninitialized_memory = filled
+        settings.fill_uninitialized_memory = filled
         torch.use_deterministic_algorithms(was, warn_only=warned)

@@ -2,6 +2,7 @@
 
 import os
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -616,3 +617,12 @@ def test_the_driver_of_before_is_there_afterwards():
     with pytest.raises(ZeroDivisionError), ptx.executing():
         raise ZeroDivisionError
     assert triton.runtime.driver._active is before
+
+
+def test_the_example_of_the_page_prints_what_the_page_says(capsys):
+    import check_kernel
+
+    check_kernel.main()
+    page = Path(check_kernel.__file__).with_name("machine.md").read_text(encoding="utf-8")
+    said = capsys.readouterr().out.split(": @")[0]  # the registers are other ones in each version of Triton
+    assert said.startswith("out of bounds") and said in page.replace("\n", " ")
