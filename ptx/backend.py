@@ -115,7 +115,7 @@ class _Launcher:
     """Calls the machine with a kernel's arguments, as Triton passes them."""
 
     def __init__(self, source: Any, metadata: Any) -> None:
-        self._types = list(source.signature.values())
+        self._names, self._types = list(source.fn.arg_names), list(source.signature.values())
         self._name = metadata.name
         self._warps, self._shared = metadata.num_warps, metadata.shared
         self._scratch = metadata.global_scratch_size
@@ -125,14 +125,11 @@ class _Launcher:
         arguments = rest[4:]  # after packed metadata, launch metadata and two hooks
         active = drivers.active
         memory = Memory()
-        values = [
-            _value(memory, k, a)
-            for k, (a, t) in enumerate(zip(arguments, self._types, strict=True))
-            if t != "constexpr"
-        ]
+        passed = zip(self._names, self._types, arguments, strict=True)
+        values = [_value(memory, name, argument) for name, kind, argument in passed if kind != "constexpr"]
         if self._scratch:
             scratch = torch.empty(x * y * z * self._scratch, dtype=torch.uint8)
-            values.append(_value(memory, len(arguments), scratch))
+            values.append(_value(memory, "scratch of Triton's own", scratch))
         program = self._program(ptx, active.conditions.contract)
         executed = launch(program, (x, y, z), values, memory, active.conditions)
         active.log.launches.append(Launched(self._name, (x, y, z), executed))
@@ -144,14 +141,14 @@ class _Launcher:
         return self._programs[contract]
 
 
-def _value(memory: Memory, position: int, argument: Any) -> int | float:
+def _value(memory: Memory, name: str, argument: Any) -> int | float:
     """An argument as a number. Of a tensor kernels may touch its whole storage, as a GPU would let them."""
     if not isinstance(argument, torch.Tensor):
         return float(argument) if isinstance(argument, float) else int(argument)
     if argument.device.type != "cpu":
-        raise ValueError(f"argument {position}: expected a tensor on the CPU, got one on {argument.device}")
+        raise ValueError(f"{name}: expected a tensor on the CPU, got one on {argument.device}")
     storage = argument.untyped_storage()
-    address = memory.add(storage.data_ptr(), storage.nbytes(), f"argument {position}")
+    address = memory.add(storage.data_ptr(), storage.nbytes(), f"argument {name}")
     return address + argument.data_ptr() - storage.data_ptr() if storage.nbytes() else 0
 
 
