@@ -1,4 +1,4 @@
-"""The files of exact versions say what pyproject.toml says: `constraints.txt`, and `lowest.txt` of `make test-lowest`."""
+"""What the files of exact versions hold is what pyproject.toml declares: `constraints.txt`, and `lowest.txt`."""
 
 import tomllib
 from pathlib import Path
