@@ -21,7 +21,7 @@ help:
 	@echo "make figures      draw docs/figures/*.png again"
 	@echo "make exports      export and compile each network, write docs/exports.md"
 	@echo "make lint         ruff and mypy only"
-	@echo "make test-lowest  the oracle with the lowest NumPy and SciPy that pyproject.toml admits, without torch"
+	@echo "make test-lowest  the tests with the lowest versions that pyproject.toml admits (lowest.txt): the oracle without torch, then all (6 GB)"
 	@echo "make mutants      plant mistakes in operators and oracle and count those that the tests miss (an hour; of kernels STEMS=off_numba)"
 	@echo "make clean        remove .venv and build products"
 
@@ -85,11 +85,17 @@ lint: .venv/.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) --no-deps --target build/typecheck .
 	$(BIN)/mypy
 
+# Each environment is made anew: nothing that a later version left behind is in it. torch of the registry brings CUDA.
 test-lowest:
-	@echo "== a throw-away environment: lowest NumPy and SciPy, no torch"
+	@echo "== lowest NumPy and SciPy, without torch"
 	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
-	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) 'numpy==1.26.*' 'scipy==1.11.*' pytest pytest-timeout hypothesis -e .
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c lowest.txt pytest pytest-timeout hypothesis -e .
 	build/lowest/bin/python -m pytest
+	@echo "== lowest torch, Triton, numba and all else"
+	rm -rf build/lowest-torch && $(PYTHON) -m venv build/lowest-torch
+	build/lowest-torch/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c lowest.txt -e '.[test]'
+	build/lowest-torch/bin/python -m pytest -n auto --dist worksteal -m 'not slow'
+	TRITON_INTERPRET=1 build/lowest-torch/bin/python -m pytest -n auto --dist worksteal tests/test_kernels.py
 
 # Of the last commit, in a clone. What is done is kept in build/mutants: a second run goes on where the first stopped.
 build/mutants/.stamp: pyproject.toml constraints.txt

@@ -4,7 +4,6 @@ Every channel has its own flow. The steps take its two components apart, `ux` an
 field belongs to one component and has two parts, `px` and `py`.
 """
 
-import itertools
 import math
 from typing import Any
 
@@ -404,8 +403,13 @@ def pyramid_flow(
 
 def _sizes(H: int, W: int, n_scales: int, scale: float) -> list[tuple[int, int]]:
     """Of the images, from fine to coarse."""
-    smaller = ((int(H * scale**s + 0.5), int(W * scale**s + 0.5)) for s in range(1, n_scales))
-    return [(H, W), *itertools.takewhile(lambda size: min(size) >= _SMALLEST, smaller)]
+    sizes = [(H, W)]
+    for s in range(1, n_scales):  # torch.compile of 2.11 cannot trace itertools.takewhile
+        size = int(H * scale**s + 0.5), int(W * scale**s + 0.5)
+        if min(size) < _SMALLEST:
+            break
+        sizes.append(size)
+    return sizes
 
 
 def _solve(

@@ -8,7 +8,8 @@ pass, which computes it again.
 The gradient of the flow is summed by the program that owns the pixel. That of the map is scattered by atomic additions:
 their order, and so the last bits, differ from run to run. Under `torch.use_deterministic_algorithms(True)` it is
 gathered instead: pixels are sorted by where their source lies, once for all channels, and each pixel of the map adds up
-in that order those that read it.
+in that order those that read it. Their weights are kept meanwhile, two numbers a pixel: to compute them again from the
+flow takes more registers than a thread has to spare, and in Triton 3.6 it spilled.
 """
 
 from typing import Any
@@ -143,19 +144,25 @@ def _backward(
 
 @triton.jit
 def _cells(
-    flow, cells, C, H, W, pixels, blocks, SIGN: tl.constexpr, BLEND: tl.constexpr,
+    flow, cells, weights, C, H, W, pixels, blocks, SIGN: tl.constexpr, BLEND: tl.constexpr,
     WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
-    """The cell, four neighbours, that each pixel reads: H+1 rows of W+1 in a sample, the first ones begin outside."""
+    """The cell, four neighbours, that each pixel reads: H+1 rows of W+1 in a sample, the first ones begin outside.
+
+    And the weights of its second column and row.
+    """
     n, pixel, inside = _pixels(pixels, blocks, PIXELS)
-    qx, qy, _du, _dv, there, _ = _source(flow, n, pixel, inside, pixels, H, W, SIGN, BLEND, WIDE)
+    qx, qy, du, dv, there, _ = _source(flow, n, pixel, inside, pixels, H, W, SIGN, BLEND, WIDE)
     cell = (n * (H + 1) + qy + 1) * (W + 1) + qx + 1
     tl.store(cells + n * pixels + pixel, tl.where(there, cell, 2**62), mask=inside)
+    own = weights + n * 2 * pixels + pixel
+    tl.store(own, du, mask=inside)
+    tl.store(own + pixels, dv, mask=inside)
 
 
 @triton.jit(do_not_specialize=["W"])  # as a constant, where it is 1, Triton 3.6 and 3.7 fail to compile
 def _gather(
-    flow, grad, readers, starts, to_x, C, H, W, pixels, blocks, SIGN: tl.constexpr, BLEND: tl.constexpr,
+    weights, grad, readers, starts, to_x, C, H, W, pixels, blocks,
     MINUS: tl.constexpr, WIDE: tl.constexpr, PIXELS: tl.constexpr, CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Add up, for each pixel of the map, those that read it, cell by cell in the order of `readers`."""
@@ -169,7 +176,9 @@ def _gather(
         for k in range(tl.max(count, 0)):
             reads = k < count
             reader = tl.load(readers + start + k, mask=reads, other=0) - n * pixels
-            _x, _y, du, dv, _there, _ = _source(flow, n, reader, reads, pixels, H, W, SIGN, BLEND, WIDE)
+            of_reader = weights + n * 2 * pixels + reader
+            du = tl.load(of_reader, mask=reads, other=0)
+            dv = tl.load(of_reader + pixels, mask=reads, other=0)
             weight = (dv if corner // 2 else 1 - dv) * (du if corner % 2 else 1 - du)
             g = tl.load(grad + plane + reader[None, :], mask=some & reads[None, :], other=0).to(WIDE)
             total += weight[None, :] * g
@@ -178,15 +187,17 @@ def _gather(
     tl.store(to_x + plane + pixel[None, :], total, mask=some & inside[None, :])
 
 
-def _launch(
-    kernel: Any, flow: Tensor, C: int, tiles: int, arguments: tuple[Any, ...], operator: str, **constants: Any
-) -> None:
+def _sign(operator: str) -> int:
+    """Of the flow, where a pixel's source is looked for."""
+    return 1 if operator == "warp.bilinear" else -1
+
+
+def _launch(kernel: Any, flow: Tensor, C: int, tiles: int, arguments: tuple[Any, ...], **constants: Any) -> None:
     """One program for some pixels of a sample, and so many tiles of its channels: all of them, if that is 0."""
     N, _, H, W = flow.shape
     channels = min(_CHANNELS, triton.next_power_of_2(C))
     blocks = triton.cdiv(H * W, _THREADS // channels)
-    constants |= {"SIGN": 1 if operator == "warp.bilinear" else -1, "CHANNELS": channels}
-    constants |= {"WIDE": tl.float64 if flow.dtype == torch.float64 else tl.float32}
+    constants |= {"CHANNELS": channels, "WIDE": tl.float64 if flow.dtype == torch.float64 else tl.float32}
     constants |= {"PIXELS": _THREADS // channels, "num_warps": _THREADS // 32}
     grid = (N * blocks, triton.cdiv(C, tiles * channels) if tiles else 1)
     with torch.cuda.device_of(flow):  # triton launches on the current device
@@ -197,12 +208,12 @@ def _gathered(flow: Tensor, grad: Tensor, operator: str, blend: bool) -> Tensor:
     """The gradient of the map, the same bits each time."""
     N, C, H, W = grad.shape
     cells = flow.new_empty(N * H * W, dtype=torch.int64)
-    _launch(_cells, flow, 1, 0, (flow, cells), operator, BLEND=blend)
+    weights = flow.new_empty(flow.shape, dtype=widened(flow[:0]).dtype)
+    _launch(_cells, flow, 1, 0, (flow, cells, weights), SIGN=_sign(operator), BLEND=blend)
     cells, readers = torch.sort(cells, stable=True)
     starts = torch.searchsorted(cells, torch.arange(N * (H + 1) * (W + 1) + 1, device=flow.device))
     out = grad.new_empty(grad.shape)
-    minus = operator == "warp.difference"
-    _launch(_gather, flow, C, 1, (flow, grad, readers, starts, out), operator, BLEND=blend, MINUS=minus)
+    _launch(_gather, flow, C, 1, (weights, grad, readers, starts, out), MINUS=operator == "warp.difference")
     return out
 
 
@@ -215,8 +226,8 @@ def warp(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bo
     out = x.new_empty(x.shape)
     f = flow.contiguous()
     arguments = (x.contiguous(), f, None if later is None else later.contiguous(), out)
-    constants = {"BLEND": blend, "LATER": later is not None, "STEPS": _STEPS}
-    _launch(_forward, f, x.shape[1], _STEPS, arguments, operator, **constants)
+    constants = {"SIGN": _sign(operator), "BLEND": blend, "LATER": later is not None, "STEPS": _STEPS}
+    _launch(_forward, f, x.shape[1], _STEPS, arguments, **constants)
     return out
 
 
@@ -234,8 +245,8 @@ def backward(
         for_x = _gathered(f, g, operator, blend)
     if scatter or to_flow:
         arguments = (x.contiguous(), f, g, for_x, for_flow)
-        constants = {"BLEND": blend, "MINUS": operator == "warp.difference", "TO_X": scatter, "TO_FLOW": to_flow}
-        _launch(_backward, f, x.shape[1], 0, arguments, operator, **constants)
+        constants = {"MINUS": operator == "warp.difference", "TO_X": scatter, "TO_FLOW": to_flow}
+        _launch(_backward, f, x.shape[1], 0, arguments, SIGN=_sign(operator), BLEND=blend, **constants)
     return for_x.to(x.dtype), for_flow
 
 

@@ -126,6 +126,20 @@ if IMPL == "triton":
         monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", widened)
 
     @pytest.fixture(autouse=True)
+    def bounds_of_loops(monkeypatch):
+        """Triton 3.6 hands `range` an array of one element where a loop's bound is known at run time only.
+
+        NumPy 2.4 refuses to take it for a whole number, older ones warn. Triton 3.7 takes the element, as here.
+        """
+        prepare = interpreter._patch_lang_tensor
+
+        def prepared(tensor, scope):
+            prepare(tensor, scope)
+            scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+
+        monkeypatch.setattr(interpreter, "_patch_lang_tensor", prepared)
+
+    @pytest.fixture(autouse=True)
     def launched(monkeypatch):
         """Every test runs a kernel of ours.
 
