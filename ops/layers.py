@@ -11,6 +11,7 @@ from torch import Tensor
 
 from motionspec.checks import along, convolved, patterns, per_axis, pooled, positive, space, transposed
 from motionspec.ops.checks import tensors
+from motionspec.ops.support import transforming
 
 Sides = tuple[int, ...]
 
@@ -101,7 +102,8 @@ def batch_norm(
     positive(name, "eps", eps)
     a = given.pop("x")
     mean, var = given["mean"], given["var"]
-    if not (torch.is_grad_enabled() and (mean.requires_grad or var.requires_grad)):  # it has no derivative by these
+    # torch's own has no derivative by the statistics, forward or backward.
+    if not (transforming() or (torch.is_grad_enabled() and (mean.requires_grad or var.requires_grad))):
         return F.batch_norm(a, mean, var, given.get("weight"), given.get("bias"), eps=eps).to(x.dtype)
     scale = torch.rsqrt(var + eps) * given.get("weight", 1.0)
     shift = given.get("bias", 0.0) - mean * scale

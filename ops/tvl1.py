@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from motionspec.checks import choice, count, message, odd, positive
 from motionspec.ops.checks import given, number, tensors, widened
-from motionspec.ops.support import select
+from motionspec.ops.support import by_eager, eager_gradients, select, transforming
 
 Number = float | Tensor
 Kernel = Tensor | tuple[tuple[float, ...], ...]  # 3 x 3, for true convolution
@@ -290,15 +290,54 @@ def representation_flow(
 
         a, b = widened(f1), widened(f2)
         scalars = (torch.as_tensor(x, dtype=a.dtype) for x in (t, la, th))
-        pairs = (a.new_tensor(_BACKWARD) if w[k] is None else w[k] for k in ("wx", "wy"))
-        return tvl1_numba.representation_flow(a, b, *scalars, *pairs, n_iter, released).to(f1.dtype)
+        # Not a.new_tensor, which torch refuses of a view with its negative bit set.
+        pairs = (torch.tensor(_BACKWARD, dtype=a.dtype) if w[k] is None else w[k] for k in ("wx", "wy"))
+        flow = tvl1_numba.representation_flow(a, b, *scalars, *pairs, n_iter, released, impl != "auto")
+        return flow.to(f1.dtype)
     if chosen == "triton":
         from motionspec.ops import tvl1_triton
 
         kind = torch.promote_types(f1.dtype, torch.float32)
         weights = [th * x for k in (w["wx"], w["wy"]) for x in (_BACKWARD if k is None else k.unbind())]
-        numbers = [x if isinstance(x, Tensor) else f1.new_full((), x, dtype=kind) for x in (*weights, r, lt)]
-        return tvl1_triton.representation_flow(f1, f2, torch.stack(numbers), n_iter, released)
+        scalars = (*weights, r, lt)
+        numbers = [x if isinstance(x, Tensor) else torch.full((), x, dtype=kind, device=f1.device) for x in scalars]
+        return tvl1_triton.representation_flow(f1, f2, torch.stack(numbers), n_iter, released, impl != "auto")
+    return _representation_flow(f1, f2, r, lt, th, w, n_iter, scheme, memory)
+
+
+def eager_derivative(ctx: Any, impl: str, by_flow: Tensor) -> tuple[Tensor | None, ...] | None:
+    """The gradients of a kernel's `representation_flow` where the eager operator must give them, else None.
+
+    `ctx` has saved its tensors: f1, f2, and tau, lam, theta, wx, wy or, of Triton's, the numbers that they make.
+    """
+    if not by_eager("tvl1.representation_flow", impl, ctx.named, by_flow):
+        return None
+    scheme = "released" if ctx.released else "classic"
+
+    def by_parameters(f1: Tensor, f2: Tensor, t: Tensor, la: Tensor, th: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
+        w = {"wx": wx, "wy": wy, "image_kernel": None, "flow_kernel": None}
+        return _representation_flow(f1, f2, t / th, la * th, th, w, ctx.n_iter, scheme, "all")
+
+    def by_numbers(f1: Tensor, f2: Tensor, numbers: Tensor) -> Tensor:
+        w = {"wx": numbers[:2], "wy": numbers[2:4], "image_kernel": None, "flow_kernel": None}
+        return _representation_flow(f1, f2, numbers[4], numbers[5], 1.0, w, ctx.n_iter, scheme, "all")
+
+    return eager_gradients(by_numbers if impl == "triton" else by_parameters, ctx.saved_tensors, by_flow)
+
+
+def _representation_flow(
+    f1: Tensor,
+    f2: Tensor,
+    r: Number,
+    lt: Number,
+    th: Number,
+    w: dict[str, Tensor | None],
+    n_iter: int,
+    scheme: str,
+    memory: str,
+) -> Tensor:
+    """By the eager operator: r = tau / theta, lt = lambda theta, th = theta, w the weights by name."""
+    released = scheme == "released"
     a, b = widened(f1), widened(f2)
     image, gradient, border = _SCHEMES[scheme]
     gx, gy = _image_gradient(a, b, image, w["image_kernel"])
@@ -321,7 +360,7 @@ def representation_flow(
             u = u - step + th * _divergence(px, py, border, w["wx"], w["wy"])
         return u, px, py
 
-    if memory == "all":
+    if memory == "all" or transforming():  # torch.func's transforms know no hooks on saved tensors
         u, _, _ = iterate(n_iter, u, u, u)
     else:
         state, stride = (u, u, u), math.isqrt(max(n_iter - 1, 0)) + 1
@@ -438,7 +477,8 @@ def _solve(
         change = (new - u).square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
         u, px, py = (torch.where(active, a, b) for a, b in ((new, u), (qx, px), (qy, py)))
         active = active & ~(change < tolerance**2)
-        if not torch.compiler.is_compiling() and not active.any():  # compiled, the rest changes nothing
+        # Compiled or mapped nobody looks, and the rest changes nothing.
+        if not (torch.compiler.is_compiling() or transforming()) and not active.any():
             break
     return u, px, py
 
@@ -516,7 +556,7 @@ def _bicubic(f: Tensor, u: Tensor) -> Tensor:
         row = W * (iy + j).clamp(0, H - 1)
         for i in range(-1, 3):
             index = (row + (ix + i).clamp(0, W - 1)).flatten(2).expand(N, C, H * W)
-            out += _keys(ty - j) * _keys(tx - i) * flat.gather(2, index).view_as(f)
+            out = out + _keys(ty - j) * _keys(tx - i) * flat.gather(2, index).view_as(f)
     return out
 
 

@@ -3,7 +3,7 @@
 Expected are Jacobian and Hessian of the eager operator in float64, by `torch.autograd.grad` alone, which other tests
 hold against central differences of the oracle. `impl="auto"` runs in float32, for which it takes kernels.
 
-Kernels by Triton run in its interpreter, in a process of their own: `TRITON_INTERPRET=1 pytest tests/test_transforms.py`.
+Kernels by Triton run in its interpreter, in a process of their own, by `TRITON_INTERPRET=1 pytest`.
 """
 
 import os
