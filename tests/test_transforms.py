@@ -464,3 +464,109 @@ def installed(request):
 @each
 def test_a_transform_is_that_of_the_eager_operator_or_refused_in_one_line(case, impl):
     assert problems(case, impl, transforms(case, impl)) == {}
+
+
+# -- autocast ----------------------------------------------------------------------------------------------------------
+
+FIRST_VARIANTS = [Case(name, dict(row.variants[0]), True) for name, row in EQUATIONS.items()]
+each_operator = pytest.mark.parametrize("case", FIRST_VARIANTS, ids=[case.id for case in FIRST_VARIANTS])
+# In float32 at least under autocast: what `motionspec.ops.losses` has.
+
+
+def in_types(case, types):
+    """All arguments, the n-th of those that are made of numbers in the n-th type."""
+    found, types = {}, iter(types)
+    for name, a in case.arrays(0).items():
+        found[name] = a.to(next(types)) if a.is_floating_point() else a
+    return found
+
+
+def numbers_of(case):
+    return sum(a.is_floating_point() for a in case.arrays(0).values())
+
+
+def called(case, arguments):
+    return as_list(operator(case.row)(**arguments, **case.variant))
+
+
+@each_operator
+def test_under_autocast_types_meet_in_the_widest(case):
+    """And the operator computes as it does outside: bfloat16 in float32, rounded once, products of matrices too."""
+    narrow, wide = torch.bfloat16, torch.float32
+    for types in ([wide] + [narrow] * 9, [narrow] + [wide] * 9):
+        if numbers_of(case) > 1:
+            rounded = {name: a.to(wide) if a.is_floating_point() else a for name, a in in_types(case, types).items()}
+            with torch.autocast("cpu", dtype=narrow):
+                got = called(case, in_types(case, types))
+            torch.testing.assert_close(got, called(case, rounded), rtol=0, atol=0, equal_nan=True)
+    same = in_types(case, [wide] * 9)
+    with torch.autocast("cpu", dtype=narrow):
+        got = called(case, same)
+    torch.testing.assert_close(got, called(case, same), rtol=0, atol=0, equal_nan=True)
+
+
+@each_operator
+def test_under_autocast_half_types_stay_but_for_losses_which_are_float32(case):
+    narrow = in_types(case, [torch.bfloat16] * 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = called(case, narrow)
+    if case.id.startswith("losses."):
+        narrow = {name: a.float() if a.is_floating_point() else a for name, a in narrow.items()}
+    torch.testing.assert_close(got, called(case, narrow), rtol=0, atol=0, equal_nan=True)
+
+
+@each_operator
+def test_outside_autocast_types_must_agree(case):
+    if numbers_of(case) > 1:
+        with pytest.raises(TypeError, match=rf"^{case.id}: [\w\[\]]+: expected torch.bfloat16 like the first argument"):
+            called(case, in_types(case, [torch.bfloat16] + [torch.float32] * 9))
+
+
+def test_under_autocast_gradients_come_in_the_types_of_the_arguments():
+    from motionspec.ops import losses, warp
+
+    x, flow = torch.randn(1, 2, 4, 5, dtype=torch.bfloat16), torch.randn(1, 2, 4, 5)
+    x.requires_grad_(), flow.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        error = losses.endpoint_error(warp.bilinear(x, flow), flow.detach().bfloat16())
+    assert error.dtype == torch.float32
+    error.backward()
+    assert (x.grad.dtype, flow.grad.dtype) == (torch.bfloat16, torch.float32)
+    assert x.grad.any() and flow.grad.any()
+
+
+def test_under_autocast_float64_is_the_widest_and_two_half_types_meet_in_float32():
+    from motionspec.ops import warp
+
+    x, flow = torch.randn(1, 2, 4, 5), torch.randn(1, 2, 4, 5)
+    pairs = {(torch.float64, torch.bfloat16): torch.float64, (torch.float16, torch.bfloat16): torch.float32}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for (a, b), want in pairs.items():
+            assert warp.bilinear(x.to(a), flow.to(b)).dtype == want
+
+
+@pytest.mark.parametrize("name", ["warp.bilinear", "costvol.displacement_map", "losses.multiscale_endpoint_error"])
+def test_autocast_compiles(name):
+    torch.compiler.reset()
+    case = next(case for case in FIRST_VARIANTS if case.id == name)
+    arguments = in_types(case, [torch.bfloat16] + [torch.float32] * 9)
+    function, variant = operator(case.row), case.variant
+    compiled = torch.compile(lambda **a: function(**a, **variant), fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close([compiled(**arguments)], called(case, arguments), rtol=0, atol=0)
+
+
+def test_layers_and_the_losses_of_networks_promote_too():
+    from motionspec.models import WarpedDifference, actionflownet
+
+    clip, flow = torch.randn(1, 2, 3, 4, 5).bfloat16(), torch.randn(1, 2, 2, 4, 5)
+    parts = {"flow1": flow.bfloat16(), "scores": torch.randn(1, 3).bfloat16()}
+    label = torch.tensor([1])
+    want = WarpedDifference()(clip.float(), flow)
+    loss = actionflownet.multitask_loss(
+        {key: a.float() for key, a in parts.items()}, label, flow, lam=1.0, alpha=(1.0,)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(WarpedDifference()(clip, flow), want, rtol=0, atol=0)
+        found = actionflownet.multitask_loss(parts, label, flow, lam=1.0, alpha=(1.0,))
+    torch.testing.assert_close(found, loss, rtol=0, atol=0)
