@@ -7,10 +7,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, odd_window, positive, radii
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import given, tensors, widened
 from motionspec.ops.support import by_eager, eager_gradients, select
 
 
+@promoted
 def cosine(
     f0: Tensor, f1: Tensor, *, radius: int | tuple[int, int], border: str = "zero", impl: str = "auto"
 ) -> Tensor:
@@ -26,6 +28,7 @@ def cosine(
     return _cosine(a, b, R_h, R_w, border).to(f0.dtype)
 
 
+@promoted
 def marginals(c: Tensor, *, tau: float, impl: str = "auto") -> tuple[Tensor, Tensor]:
     """Marginals of the joint softmax of `c / tau` over the window (DC18 (2)).
 
@@ -39,6 +42,7 @@ def marginals(c: Tensor, *, tau: float, impl: str = "auto") -> tuple[Tensor, Ten
     return rho.sum(4).to(c.dtype), rho.sum(3).to(c.dtype)
 
 
+@promoted
 def soft_displacement(c: Tensor, *, tau: float, impl: str = "auto") -> Tensor:
     """Expected offset under `marginals` (DC18 (1)).
 
@@ -50,6 +54,7 @@ def soft_displacement(c: Tensor, *, tau: float, impl: str = "auto") -> Tensor:
     return _expected(a, tau).to(c.dtype)
 
 
+@promoted
 def hard_displacement(c: Tensor, *, impl: str = "auto") -> Tensor:
     """Offset of the highest score, winner takes all (DC18 §3.3); the derivative is 0.
 
@@ -70,6 +75,7 @@ def hard_displacement(c: Tensor, *, impl: str = "auto") -> Tensor:
     return torch.where(highest[..., 0, 0].isfinite()[:, None], offset + none, torch.nan).to(c.dtype)
 
 
+@promoted
 def displacement_map(
     f0: Tensor, f1: Tensor, *, radius: int | tuple[int, int], tau: float, border: str = "zero", impl: str = "auto"
 ) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, levels, positive, some, whole_ratios
+from motionspec.ops.autocast import in_float32
 from motionspec.ops.checks import given, tensors, widened
 from motionspec.ops.support import by_eager, eager_gradients, no_second_derivative, select
 
@@ -79,6 +80,7 @@ def average(values: Tensor, mask: Tensor | None) -> Tensor:
     return values.mean() if mask is None else values.sum() / mask.sum()
 
 
+@in_float32
 def endpoint_error(
     flow: Tensor, target: Tensor, *, mask: Tensor | None = None, reduction: str = "sum", impl: str = "auto"
 ) -> Tensor:
@@ -155,6 +157,7 @@ def register(endpoint_error: Any, backward: Any, impl: str) -> None:
     backward.register_autograd(no_second_derivative("losses.endpoint_error", impl))
 
 
+@in_float32
 def multiscale_endpoint_error(
     flows: Sequence[Tensor],
     target: Tensor,
@@ -209,6 +212,7 @@ def _area_average(target: Tensor, mask: Tensor | None, h: int, w: int, rescale: 
     return coarse, valid
 
 
+@in_float32
 def multitask(
     scores: Tensor,
     label: Tensor,
@@ -244,6 +248,7 @@ def multitask(
     return (recognition + lam * estimation).to(scores.dtype)
 
 
+@in_float32
 def consensus(scores: Tensor, *, impl: str = "auto") -> Tensor:
     """A video's score: the mean of its segments' scores before the softmax (OFF18 (8)).
 
@@ -254,6 +259,7 @@ def consensus(scores: Tensor, *, impl: str = "auto") -> Tensor:
     return a.mean(1).to(scores.dtype)
 
 
+@in_float32
 def cross_entropy(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl: str = "auto") -> Tensor:
     """Negative log-softmax of the true class, summed over the batch or its mean (OFF18 (9), RF19 (11)).
 
@@ -287,6 +293,7 @@ def _reduced(operator: str, total: Tensor, scores: Tensor, reduction: str) -> Te
     return total / len(scores)
 
 
+@in_float32
 def intermediate_supervision(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl: str = "auto") -> Tensor:
     """The cross entropies of all levels, added (OFF18 §4.2).
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from motionspec.checks import choice, message
 from motionspec.ops import brightness
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import given, tensors, widened
 from motionspec.ops.support import by_eager, select
 
@@ -16,6 +17,7 @@ from motionspec.ops.support import by_eager, select
 _MIDDLE = {"paper": 1.0, "sobel": 2.0}
 
 
+@promoted
 def spatial_gradient(f: Tensor, kernel: str = "paper", *, impl: str = "auto") -> tuple[Tensor, Tensor]:
     """The two printed 3 x 3 kernels on every channel, zero padding (OFF18 (5), (6)).
 
@@ -33,6 +35,7 @@ def spatial_gradient(f: Tensor, kernel: str = "paper", *, impl: str = "auto") ->
     return Fx.to(f.dtype), Fy.to(f.dtype)
 
 
+@promoted
 def cross_gradient(f: Tensor, *, impl: str = "auto") -> Tensor:
     """The released code's single map: right - left + up - down, zero padding.
 
@@ -43,6 +46,7 @@ def cross_gradient(f: Tensor, *, impl: str = "auto") -> Tensor:
     return _cross(a).to(f.dtype)
 
 
+@promoted
 def temporal_difference(f_prev: Tensor, f_next: Tensor, *, impl: str = "auto") -> Tensor:
     """`f_t - f_(t-dt)`, later minus earlier (OFF18 (7)).
 
@@ -53,6 +57,7 @@ def temporal_difference(f_prev: Tensor, f_next: Tensor, *, impl: str = "auto") -
     return (b - a).to(f_next.dtype)
 
 
+@promoted
 def features(f_prev: Tensor, f_next: Tensor, kernel: str = "paper", *, impl: str = "auto") -> Tensor:
     """The feature of a pair, `[Fx | Fy | Ft]`, spatial part at the earlier frame (OFF18 §4.1, Fig. 4).
 
@@ -74,6 +79,7 @@ def features(f_prev: Tensor, f_next: Tensor, kernel: str = "paper", *, impl: str
     return torch.cat([*_spatial(a, _MIDDLE[kernel]), b - a], 1).to(f_prev.dtype)
 
 
+@promoted
 def clip_features(clip: Tensor, kernel: str = "paper", *, impl: str = "auto") -> Tensor:
     """`features` of every pair of neighbouring frames within a clip (OFF18 §4.1, Fig. 4).
 
@@ -179,6 +185,7 @@ def _each_other(operator: str, impl: str, forward: Any, derivative: Any, eager: 
     forward.register_autograd(differentiate, setup_context=keep)
 
 
+@promoted
 def released_features(s_prev: Tensor, f_prev: Tensor, f_next: Tensor, *, impl: str = "auto") -> Tensor:
     """What the released code concatenates: `[cross gradient of s | Ft of f]`, two separate reductions.
 
@@ -190,6 +197,7 @@ def released_features(s_prev: Tensor, f_prev: Tensor, f_next: Tensor, *, impl: s
     return torch.cat([_cross(s), b - a], 1).to(f_prev.dtype)
 
 
+@promoted
 def residual_rate(
     g_prev: Tensor, g_next: Tensor, d_prev: Tensor, flow: Tensor, noise: str = "carried", *, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from motionspec.checks import choice, count, message, odd, positive
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import given, number, tensors, widened
 from motionspec.ops.support import by_eager, eager_gradients, select, transforming
 
@@ -46,6 +47,7 @@ _BLUR = 0.6
 _BICUBIC = -0.75
 
 
+@promoted
 def image_gradient(
     f: Tensor, kernel: str = "paper", *, weights: Tensor | None = None, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -61,6 +63,7 @@ def image_gradient(
     return gx.to(f.dtype), gy.to(f.dtype)
 
 
+@promoted
 def released_gradient(
     f1: Tensor, f2: Tensor, *, weights: Tensor | None = None, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -74,6 +77,7 @@ def released_gradient(
     return gx.to(f1.dtype), gy.to(f1.dtype)
 
 
+@promoted
 def data_constant(
     f1: Tensor, f2: Tensor, gx: Tensor, gy: Tensor, ux: Tensor, uy: Tensor, *, impl: str = "auto"
 ) -> Tensor:
@@ -87,6 +91,7 @@ def data_constant(
     return (b - c * e - d * f - a).to(f1.dtype)
 
 
+@promoted
 def data_residual(rho_c: Tensor, gx: Tensor, gy: Tensor, ux: Tensor, uy: Tensor, *, impl: str = "auto") -> Tensor:
     """`rho = rho_c + grad F2 . u`, what the flow leaves unexplained, to first order (RF19 (2)).
 
@@ -98,6 +103,7 @@ def data_residual(rho_c: Tensor, gx: Tensor, gy: Tensor, ux: Tensor, uy: Tensor,
     return (a + b * d + c * e).to(rho_c.dtype)
 
 
+@promoted
 def threshold_step(
     ux: Tensor,
     uy: Tensor,
@@ -123,6 +129,7 @@ def threshold_step(
     return (a - k * (c / length)).to(ux.dtype), (b - k * (d / length)).to(ux.dtype)
 
 
+@promoted
 def divergence(
     px: Tensor,
     py: Tensor,
@@ -143,6 +150,7 @@ def divergence(
     return _divergence(a, b, border, **w).to(px.dtype)
 
 
+@promoted
 def primal_step(
     v: Tensor,
     px: Tensor,
@@ -166,6 +174,7 @@ def primal_step(
     return (a + number("tvl1.primal_step", "theta", theta, v) * _divergence(b, c, border, **w)).to(v.dtype)
 
 
+@promoted
 def flow_gradient(
     u: Tensor, kernel: str = "paper", *, weights: Tensor | None = None, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -181,6 +190,7 @@ def flow_gradient(
     return dx.to(u.dtype), dy.to(u.dtype)
 
 
+@promoted
 def dual_step(
     px: Tensor,
     py: Tensor,
@@ -203,6 +213,7 @@ def dual_step(
     return qx.to(px.dtype), qy.to(px.dtype)
 
 
+@promoted
 def energy(
     u: Tensor, f1: Tensor, f2: Tensor, lam: Number = 0.15, scheme: str = "classic", *, impl: str = "auto"
 ) -> Tensor:
@@ -226,6 +237,7 @@ def energy(
     return (smooth[:, :C] + smooth[:, C:] + weight * (b - a + gx * ux + gy * uy).abs().sum((2, 3))).to(u.dtype)
 
 
+@promoted
 def normalise(x: Tensor, *, impl: str = "auto") -> Tensor:
     """Each clip stretched to [0, 255] by its smallest and largest value (RF19 §3.2); 0 where it is constant.
 
@@ -240,6 +252,7 @@ def normalise(x: Tensor, *, impl: str = "auto") -> Tensor:
     return stretched.mul_(torch.where(constant, 0.0, 255.0).to(a.dtype)).to(x.dtype)
 
 
+@promoted
 def representation_flow(
     f1: Tensor,
     f2: Tensor,
@@ -372,6 +385,7 @@ def _representation_flow(
     return u.flatten(1, 2).to(f1.dtype)
 
 
+@promoted
 def pyramid_flow(
     image0: Tensor,
     image1: Tensor,

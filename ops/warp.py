@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from motionspec.checks import choice
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import given, widened
 from motionspec.ops.support import by_eager, eager_gradients, no_second_derivative, select
 
 
+@promoted
 def bilinear(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
     """Value of `x` at `p + flow(p)` by bilinear interpolation (DC18 §3.4).
 
@@ -23,6 +25,7 @@ def bilinear(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "aut
     return _warp("warp.bilinear", impl, x, flow, None, outside)
 
 
+@promoted
 def motion(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
     """Move `x` along `flow`: `W(F_t, V_t)(p) = F_t(p - V_t(p))` (DC18 §3.4).
 
@@ -33,6 +36,7 @@ def motion(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto"
     return _warp("warp.motion", impl, x, flow, None, outside)
 
 
+@promoted
 def difference(f0: Tensor, f1: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
     """Warped difference `F_(t+1) - W(F_t, V_t)`: the change that motion does not explain (DC18 §3.4).
 
