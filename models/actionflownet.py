@@ -14,6 +14,7 @@ from motionspec.checks import choice, count, message, positive, share
 from motionspec.models.resnet import ResNet, Trunk
 from motionspec.models.table import Network, Stage
 from motionspec.ops import losses
+from motionspec.ops.autocast import in_float32
 from motionspec.ops.checks import given
 
 __all__ = ["NETWORKS", "ActionFlowNet", "Stacked", "flow_loss", "multitask_loss"]
@@ -140,6 +141,7 @@ class Stacked(nn.Module):
         return _groups(self, lr)
 
 
+@in_float32
 def flow_loss(
     parts: Mapping[str, Tensor],
     target: Tensor,
@@ -170,6 +172,7 @@ def flow_loss(
     )
 
 
+@in_float32
 def multitask_loss(
     parts: Mapping[str, Tensor],
     label: Tensor,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from motionspec.checks import choice, count, message, positive, radii
 from motionspec.ops import costvol, off, tvl1, warp
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import tensors
 
 __all__ = ["OFF", "DisplacementMap", "RepresentationFlow", "WarpedDifference"]
@@ -211,6 +212,7 @@ class WarpedDifference(nn.Module):
         choice("WarpedDifference", "outside", outside, ("zero", "blend"))
         self.outside = outside
 
+    @promoted
     def forward(self, clip: Tensor, flow: Tensor) -> Tensor:
         a = _clip("WarpedDifference", clip)
         _, v = tensors("WarpedDifference", "auto", clip=(clip, "N C T H W"), flow=(flow, "N 2 S H W"))

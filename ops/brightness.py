@@ -4,9 +4,11 @@ import torch
 from torch import Tensor
 
 from motionspec.ops import warp
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import tensors
 
 
+@promoted
 def constancy_residual(f0: Tensor, f1: Tensor, flow: Tensor, *, impl: str = "auto") -> tuple[Tensor, Tensor]:
     """`F1(p + flow(p)) - F0(p)` and the mask of points that stay on the map (OFF18 (1), (2)).
 
@@ -22,6 +24,7 @@ def constancy_residual(f0: Tensor, f1: Tensor, flow: Tensor, *, impl: str = "aut
     return residual.to(f0.dtype), ~(gone | unknown)
 
 
+@promoted
 def gradient(f: Tensor, *, impl: str = "auto") -> tuple[Tensor, Tensor]:
     """Spatial derivatives of unit gain: central difference, one-sided in the border line (OFF18 (3)).
 
@@ -40,12 +43,14 @@ def _central(a: Tensor, dim: int) -> Tensor:
     # slice a map of zeros each.
     first, others = a.split([1, n - 1], dim)
     most, last = a.split([n - 1, 1], dim)
-    weights = a.new_full((n,), 0.5)
-    weights[0] = weights[-1] = 1
+    # Not written into: `torch.func.linearize` would keep the weights from before.
+    place = torch.arange(n, device=a.device)
+    weights = torch.where((place == 0) | (place == n - 1), 1.0, 0.5).to(a.dtype)
     step = torch.cat([others, last], dim).sub_(torch.cat([first, most], dim))
     return step.mul_(weights.view([n if k == dim else 1 for k in range(a.ndim)]))
 
 
+@promoted
 def linearised_residual(fx: Tensor, fy: Tensor, ft: Tensor, flow: Tensor, *, impl: str = "auto") -> Tensor:
     """`Fx u + Fy v + Ft`, first order of `constancy_residual` in the displacement (OFF18 (3), (4)).
 
@@ -61,6 +66,7 @@ def _dot(fx: Tensor, fy: Tensor, ft: Tensor, flow: Tensor) -> Tensor:
     return fx * flow[:, 0:1] + fy * flow[:, 1:2] + ft
 
 
+@promoted
 def orthogonality(fx: Tensor, fy: Tensor, ft: Tensor, flow: Tensor, *, impl: str = "auto") -> tuple[Tensor, Tensor]:
     """`[Fx, Fy, Ft] . [u, v, 1]` and the cosine of the angle between the two (OFF18 §3).
 
@@ -80,6 +86,7 @@ def orthogonality(fx: Tensor, fy: Tensor, ft: Tensor, flow: Tensor, *, impl: str
     return dot.to(fx.dtype), cosine.to(fx.dtype)
 
 
+@promoted
 def normal_flow(fx: Tensor, fy: Tensor, ft: Tensor, *, impl: str = "auto") -> Tensor:
     """The flow along the gradient, `-Ft g / |g|^2` with g = (Fx, Fy) (from OFF18 (4)).
 

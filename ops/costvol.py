@@ -1,14 +1,18 @@
 """Cost volume and displacement map (DC18 §3.3). Definitions, conventions and sources: `motionspec.refimpl.costvol`."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, odd_window, positive, radii
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import given, tensors, widened
-from motionspec.ops.support import select
+from motionspec.ops.support import by_eager, eager_gradients, select
 
 
+@promoted
 def cosine(
     f0: Tensor, f1: Tensor, *, radius: int | tuple[int, int], border: str = "zero", impl: str = "auto"
 ) -> Tensor:
@@ -24,6 +28,7 @@ def cosine(
     return _cosine(a, b, R_h, R_w, border).to(f0.dtype)
 
 
+@promoted
 def marginals(c: Tensor, *, tau: float, impl: str = "auto") -> tuple[Tensor, Tensor]:
     """Marginals of the joint softmax of `c / tau` over the window (DC18 (2)).
 
@@ -37,6 +42,7 @@ def marginals(c: Tensor, *, tau: float, impl: str = "auto") -> tuple[Tensor, Ten
     return rho.sum(4).to(c.dtype), rho.sum(3).to(c.dtype)
 
 
+@promoted
 def soft_displacement(c: Tensor, *, tau: float, impl: str = "auto") -> Tensor:
     """Expected offset under `marginals` (DC18 (1)).
 
@@ -48,6 +54,7 @@ def soft_displacement(c: Tensor, *, tau: float, impl: str = "auto") -> Tensor:
     return _expected(a, tau).to(c.dtype)
 
 
+@promoted
 def hard_displacement(c: Tensor, *, impl: str = "auto") -> Tensor:
     """Offset of the highest score, winner takes all (DC18 §3.3); the derivative is 0.
 
@@ -68,6 +75,7 @@ def hard_displacement(c: Tensor, *, impl: str = "auto") -> Tensor:
     return torch.where(highest[..., 0, 0].isfinite()[:, None], offset + none, torch.nan).to(c.dtype)
 
 
+@promoted
 def displacement_map(
     f0: Tensor, f1: Tensor, *, radius: int | tuple[int, int], tau: float, border: str = "zero", impl: str = "auto"
 ) -> Tensor:
@@ -86,12 +94,29 @@ def displacement_map(
     if chosen == "triton":
         from motionspec.ops import costvol_triton
 
-        return costvol_triton.displacement_map(f0, f1, R_h, R_w, tau, border == "exclude")[0]
+        return costvol_triton.displacement_map(f0, f1, R_h, R_w, tau, border == "exclude", impl != "auto")[0]
     if chosen == "numba":
         from motionspec.ops import costvol_numba
 
-        return costvol_numba.displacement_map(f0, f1, R_h, R_w, float(tau), border == "exclude")
+        return costvol_numba.displacement_map(f0, f1, R_h, R_w, float(tau), border == "exclude", impl != "auto")
+    return _displacement_map(f0, f1, R_h, R_w, tau, border)
+
+
+def _displacement_map(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, border: str) -> Tensor:
+    """By the eager operator."""
     return _expected(_cosine(widened(f0), widened(f1), R_h, R_w, border), tau).to(f0.dtype)
+
+
+def eager_derivative(ctx: Any, impl: str, grad: Tensor) -> tuple[Tensor | None, ...] | None:
+    """The gradients of a kernel's `displacement_map` where the eager operator must give them, else None.
+
+    `ctx` has saved the two maps first, and holds all other arguments as `options`.
+    """
+    *numbers, exclude, named = ctx.options
+    if not by_eager("costvol.displacement_map", impl, named, grad):
+        return None
+    border = "exclude" if exclude else "zero"
+    return eager_gradients(lambda a, b: _displacement_map(a, b, *numbers, border), ctx.saved_tensors[:2], grad)
 
 
 def _volume(operator: str, impl: str, c: Tensor) -> list[Tensor]:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from motionspec.ops.checks import widened
 from motionspec.ops.compiled import kernel, operator, part, share
+from motionspec.ops.costvol import eager_derivative
 from motionspec.ops.support import no_second_derivative
 
 # What `_multiply_add` holds in registers: so many rows times columns of so many bytes each.
@@ -317,7 +318,7 @@ def _share(run: Any, f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exc
 
 
 @operator("motionspec::displacement_map_numba")
-def displacement_map(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exclude: bool) -> Tensor:
+def displacement_map(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exclude: bool, named: bool) -> Tensor:
     """The expected offset (N, 2, H, W); in the half types computed in float32 and rounded once."""
     N, _, H, W = f0.shape
     out = widened(f0.new_empty((N, 2, H, W)))
@@ -338,7 +339,7 @@ def backward(
 
 
 @displacement_map.register_fake
-def _(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exclude: bool) -> Tensor:
+def _(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exclude: bool, named: bool) -> Tensor:
     N, _, H, W = f0.shape
     return f0.new_empty((N, 2, H, W))
 
@@ -354,7 +355,10 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-    return *backward(*ctx.saved_tensors, grad, *ctx.options), None, None, None, None
+    found = eager_derivative(ctx, "numba", grad)
+    if found is None:
+        found = backward(*ctx.saved_tensors, grad, *ctx.options[:-1])
+    return (*found, *[None] * 5)
 
 
 displacement_map.register_autograd(_derivative, setup_context=_save)

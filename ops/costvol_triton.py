@@ -17,6 +17,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from motionspec.ops.costvol import eager_derivative
 from motionspec.ops.support import no_second_derivative
 
 # Columns of a program; channels at a time, of scores and, where there are more than these, of gradients: what registers
@@ -312,7 +313,9 @@ def _rate(tau: float) -> float:
 
 
 @torch.library.custom_op("motionspec::displacement_map", mutates_args=())
-def displacement_map(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exclude: bool) -> tuple[Tensor, Tensor]:
+def displacement_map(
+    f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exclude: bool, named: bool
+) -> tuple[Tensor, Tensor]:
     """The map, and what the backward kernel needs of each pixel."""
     N, _, H, W = f0.shape
     out, state = _empty(f0)
@@ -361,7 +364,7 @@ def _gradients(f0: Tensor, f1: Tensor, wanted: list[bool]) -> tuple[Tensor, Tens
 
 
 @displacement_map.register_fake
-def _(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exclude: bool) -> tuple[Tensor, Tensor]:
+def _(f0: Tensor, f1: Tensor, R_h: int, R_w: int, tau: float, exclude: bool, named: bool) -> tuple[Tensor, Tensor]:
     return _empty(f0)
 
 
@@ -373,15 +376,16 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    f0, f1, *options = inputs
+    f0, f1, *ctx.options = inputs
     ctx.save_for_backward(f0, f1, output[1])
-    ctx.options = options[:3]
 
 
 def _derivative(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
     f0, f1, state = ctx.saved_tensors
-    g0, g1 = backward(f0, f1, grad, state, *ctx.options, list(ctx.needs_input_grad[:2]))
-    return g0, g1, None, None, None, None
+    found = eager_derivative(ctx, "triton", grad)
+    if found is None:
+        found = backward(f0, f1, grad, state, *ctx.options[:3], list(ctx.needs_input_grad[:2]))
+    return (*found, *[None] * 5)
 
 
 displacement_map.register_autograd(_derivative, setup_context=_save)

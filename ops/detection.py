@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, count, message, positive
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import tensors
 
 
+@promoted
 def ps_roi_pool(x: Tensor, rois: Tensor, k: int = 7, spatial_scale: float = 0.0625, *, impl: str = "auto") -> Tensor:
     """Position-sensitive RoI pooling: bin (i, j) is the mean of that bin in map (c k + i) k + j (OFF20 §6.1, R-FCN).
 
@@ -104,6 +106,7 @@ def anchors(
     return (torch.stack([x, y, x, y], -1)[:, :, None] + base).reshape(-1, 4).to(dtype)
 
 
+@promoted
 def encode_boxes(boxes: Tensor, anchors: Tensor, *, impl: str = "auto") -> Tensor:
     """dx, dy in sizes of the anchor and dw, dh, logarithms, that make the box of its anchor (OFF20 §6.1, R-CNN).
 
@@ -115,6 +118,7 @@ def encode_boxes(boxes: Tensor, anchors: Tensor, *, impl: str = "auto") -> Tenso
     return torch.cat([(centre - origin) / unit, torch.log(size / unit)], 1).to(boxes.dtype)
 
 
+@promoted
 def decode_boxes(deltas: Tensor, anchors: Tensor, *, impl: str = "auto") -> Tensor:
     """The boxes that dx, dy, dw, dh make of their anchors: the inverse of `encode_boxes` (OFF20 §6.1, R-CNN).
 
@@ -137,6 +141,7 @@ def _decode(deltas: Tensor, anchors: Tensor) -> Tensor:
     return torch.cat([centre - half, centre + half], 1)
 
 
+@promoted
 def nms(boxes: Tensor, scores: Tensor, threshold: float, *, impl: str = "auto") -> Tensor:
     """Greedy non-maximum suppression: True for the boxes that are kept, in the order of the input (OFF20 §6.1, R-FCN).
 
@@ -168,6 +173,7 @@ def _overlap(box: Tensor, boxes: Tensor) -> Tensor:
     return inside / (box[:, 4] + boxes[:, 4] - inside)
 
 
+@promoted
 def propose(
     deltas: Tensor,
     scores: Tensor,

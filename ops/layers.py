@@ -10,7 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import along, convolved, patterns, per_axis, pooled, positive, space, transposed
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import tensors
+from motionspec.ops.support import transforming
 
 Sides = tuple[int, ...]
 
@@ -20,6 +22,7 @@ _MAXIMUM: tuple[Any, ...] = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
 _MEAN: tuple[Any, ...] = (F.avg_pool1d, F.avg_pool2d)
 
 
+@promoted
 def convolution(
     x: Tensor,
     weight: Tensor,
@@ -49,6 +52,7 @@ def convolution(
     return y.to(x.dtype)
 
 
+@promoted
 def transposed_convolution(
     x: Tensor,
     weight: Tensor,
@@ -78,6 +82,7 @@ def transposed_convolution(
     return y.to(x.dtype)
 
 
+@promoted
 def batch_norm(
     x: Tensor,
     mean: Tensor,
@@ -101,7 +106,8 @@ def batch_norm(
     positive(name, "eps", eps)
     a = given.pop("x")
     mean, var = given["mean"], given["var"]
-    if not (torch.is_grad_enabled() and (mean.requires_grad or var.requires_grad)):  # it has no derivative by these
+    # torch's own has no derivative by the statistics, forward or backward.
+    if not (transforming() or (torch.is_grad_enabled() and (mean.requires_grad or var.requires_grad))):
         return F.batch_norm(a, mean, var, given.get("weight"), given.get("bias"), eps=eps).to(x.dtype)
     scale = torch.rsqrt(var + eps) * given.get("weight", 1.0)
     shift = given.get("bias", 0.0) - mean * scale
@@ -109,6 +115,7 @@ def batch_norm(
     return torch.addcmul(shift.reshape(per_channel), a, scale.reshape(per_channel)).to(x.dtype)  # once over x
 
 
+@promoted
 def max_pool(
     x: Tensor,
     size: int | Sides,
@@ -130,6 +137,7 @@ def max_pool(
     return _MAXIMUM[len(size) - 1](a, size, step, pad, ceil_mode=ceil_mode).to(x.dtype)
 
 
+@promoted
 def average_pool(
     x: Tensor,
     size: int | Sides,
@@ -156,6 +164,7 @@ def average_pool(
     return a.unflatten(3, sides).to(x.dtype)
 
 
+@promoted
 def linear(x: Tensor, weight: Tensor, *, bias: Tensor | None = None, impl: str = "auto") -> Tensor:
     """A fully connected layer (OFF18 §4.1): x (N, I), weight (O, I), bias (O,) -> (N, O).
 
@@ -165,6 +174,7 @@ def linear(x: Tensor, weight: Tensor, *, bias: Tensor | None = None, impl: str =
     return F.linear(*tensors("layers.linear", impl, **wanted)).to(x.dtype)
 
 
+@promoted
 def softmax(x: Tensor, *, axis: int = 1, impl: str = "auto") -> Tensor:
     """Positive numbers that sum to 1 along any axis but the first, in the ratios of the exponentials (OFF18 §4.2).
 

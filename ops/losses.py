@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, levels, positive, some, whole_ratios
+from motionspec.ops.autocast import in_float32
 from motionspec.ops.checks import given, tensors, widened
-from motionspec.ops.support import no_second_derivative, select
+from motionspec.ops.support import by_eager, eager_gradients, no_second_derivative, select
 
 
 def flow_pair(
@@ -36,9 +37,14 @@ def _listed(name: str, flows: Any, target: Any) -> dict[str, tuple[Any, str]]:
 def _checked(
     operator: str, impl: str, arguments: dict[str, tuple[Any, str]], mask: Any, mean: bool
 ) -> dict[str, Tensor]:
-    """Check as `_given` does, and select out: flow and target become 0 outside the mask. In the type to compute in."""
-    found = {name: widened(tensor) for name, tensor in _given(operator, impl, arguments, mask, mean).items()}
-    if mask is not None:
+    """Check as `_given` does, and select out. In the type to compute in."""
+    return _selected(_given(operator, impl, arguments, mask, mean))
+
+
+def _selected(given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """In the type to compute in; flow and target become 0 outside the mask."""
+    found = {name: widened(tensor) for name, tensor in given.items()}
+    if "mask" in found:
         for name in ("flow", "target"):  # a list of flows has a coarse mask each, see `_multiscale`
             if name in found:
                 found[name] = torch.where(found["mask"], found[name], 0.0)
@@ -74,6 +80,7 @@ def average(values: Tensor, mask: Tensor | None) -> Tensor:
     return values.mean() if mask is None else values.sum() / mask.sum()
 
 
+@in_float32
 def endpoint_error(
     flow: Tensor, target: Tensor, *, mask: Tensor | None = None, reduction: str = "sum", impl: str = "auto"
 ) -> Tensor:
@@ -96,13 +103,18 @@ def total_error(operator: str, impl: str, flow: Any, target: Any, mask: Any, red
     if found == "triton":
         from motionspec.ops import losses_triton
 
-        return losses_triton.endpoint_error(flow, target, mask, mean)[0]
+        return losses_triton.endpoint_error(flow, target, mask, mean, impl != "auto")[0]
     if found == "numba":
         from motionspec.ops import losses_numba
 
-        return losses_numba.endpoint_error(flow, target, mask, mean)[0]
-    pair = flow_pair(operator, impl, flow, target, mask, mean=mean)
-    return _endpoint_error(*pair, reduction).to(flow.dtype)
+        return losses_numba.endpoint_error(flow, target, mask, mean, impl != "auto")[0]
+    return _total_error(flow, target, mask, reduction)
+
+
+def _total_error(flow: Tensor, target: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
+    """By the eager operator, of tensors that are checked."""
+    found = _selected({"flow": flow, "target": target} | ({} if mask is None else {"mask": mask}))
+    return _endpoint_error(found["flow"], found["target"], mask, reduction).to(flow.dtype)
 
 
 def _endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, reduction: str) -> Tensor:
@@ -117,7 +129,7 @@ def register(endpoint_error: Any, backward: Any, impl: str) -> None:
     the flow, and its negative, that for the target, if both are asked for, else an empty tensor.
     """
 
-    def value(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool) -> tuple[Tensor, Tensor]:
+    def value(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool, named: bool) -> tuple[Tensor, Tensor]:
         return flow.new_empty(()), flow.new_empty((), dtype=torch.float64)
 
     def gradients(
@@ -126,14 +138,18 @@ def register(endpoint_error: Any, backward: Any, impl: str) -> None:
         return flow.new_empty(flow.shape), flow.new_empty(flow.shape if both else 0)
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-        flow, target, mask, _ = inputs
+        flow, target, mask, ctx.mean, ctx.named = inputs
         ctx.save_for_backward(flow, target, mask, output[1])
 
-    def derivative(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+    def derivative(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         flow, target, mask, number = ctx.saved_tensors
         both = ctx.needs_input_grad[1]
-        of_flow, of_target = backward(flow, target, mask, grad, number, both)
-        return of_flow, of_target if both else None, None, None
+        if by_eager("losses.endpoint_error", impl, ctx.named, grad):
+            reduction = "mean" if ctx.mean else "sum"
+            found = eager_gradients(lambda a, b: _total_error(a, b, mask, reduction), (flow, target), grad)
+        else:
+            found = backward(flow, target, mask, grad, number, both)
+        return found[0], found[1] if both else None, None, None, None
 
     endpoint_error.register_fake(value)
     backward.register_fake(gradients)
@@ -141,6 +157,7 @@ def register(endpoint_error: Any, backward: Any, impl: str) -> None:
     backward.register_autograd(no_second_derivative("losses.endpoint_error", impl))
 
 
+@in_float32
 def multiscale_endpoint_error(
     flows: Sequence[Tensor],
     target: Tensor,
@@ -195,6 +212,7 @@ def _area_average(target: Tensor, mask: Tensor | None, h: int, w: int, rescale: 
     return coarse, valid
 
 
+@in_float32
 def multitask(
     scores: Tensor,
     label: Tensor,
@@ -230,6 +248,7 @@ def multitask(
     return (recognition + lam * estimation).to(scores.dtype)
 
 
+@in_float32
 def consensus(scores: Tensor, *, impl: str = "auto") -> Tensor:
     """A video's score: the mean of its segments' scores before the softmax (OFF18 (8)).
 
@@ -240,6 +259,7 @@ def consensus(scores: Tensor, *, impl: str = "auto") -> Tensor:
     return a.mean(1).to(scores.dtype)
 
 
+@in_float32
 def cross_entropy(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl: str = "auto") -> Tensor:
     """Negative log-softmax of the true class, summed over the batch or its mean (OFF18 (9), RF19 (11)).
 
@@ -273,6 +293,7 @@ def _reduced(operator: str, total: Tensor, scores: Tensor, reduction: str) -> Te
     return total / len(scores)
 
 
+@in_float32
 def intermediate_supervision(scores: Tensor, label: Tensor, *, reduction: str = "sum", impl: str = "auto") -> Tensor:
     """The cross entropies of all levels, added (OFF18 §4.2).
 

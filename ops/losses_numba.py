@@ -149,7 +149,7 @@ def _shares(flow: Tensor) -> tuple[int, int]:
 
 
 @operator("motionspec::endpoint_error_numba")
-def endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool) -> tuple[Tensor, Tensor]:
+def endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool, named: bool) -> tuple[Tensor, Tensor]:
     """The sum or the mean of the distances, and the number of pixels that it was divided by."""
     pixels, blocks = _shares(flow)
     sums = np.empty(len(flow) * blocks)

@@ -124,7 +124,7 @@ def _shares(flow: Tensor) -> tuple[int, int, int]:
 
 
 @torch.library.custom_op("motionspec::endpoint_error", mutates_args=())
-def endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool) -> tuple[Tensor, Tensor]:
+def endpoint_error(flow: Tensor, target: Tensor, mask: Tensor | None, mean: bool, named: bool) -> tuple[Tensor, Tensor]:
     """The sum or the mean of the distances, and the number of pixels that it was divided by."""
     programs = len(flow) * _shares(flow)[2]
     sums = flow.new_empty(programs, dtype=torch.float64)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from motionspec.checks import count, positive, some
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import tensors
 from motionspec.ops.losses import average, distance, flow_pair, total_error
 
@@ -26,6 +27,7 @@ def _right(scores: Tensor, label: Tensor, k: int) -> Tensor:
     return torch.where(true.isnan() | scores.isnan().any(1), torch.nan, (rank < k).to(scores.dtype))
 
 
+@promoted
 @torch.no_grad()
 def top_k(scores: Tensor, label: Tensor, *, k: int = 1, impl: str = "auto") -> Tensor:
     """Share of samples whose true class is among the k highest scores; ties count against.
@@ -40,6 +42,7 @@ def top_k(scores: Tensor, label: Tensor, *, k: int = 1, impl: str = "auto") -> T
     return _right(a, y, k).mean().to(scores.dtype)
 
 
+@promoted
 @torch.no_grad()
 def per_class_accuracy(scores: Tensor, label: Tensor, *, impl: str = "auto") -> Tensor:
     """Top-1 accuracy of each class by itself; NaN for a class that no sample has (AF18 §4.3.3).
@@ -63,6 +66,7 @@ def _per_class(scores: Tensor, label: Tensor) -> tuple[Tensor, Tensor]:
     return right.sum(0) / count, count
 
 
+@promoted
 @torch.no_grad()
 def mean_class_accuracy(scores: Tensor, label: Tensor, *, impl: str = "auto") -> Tensor:
     """Mean of the accuracies of the classes that are present.
@@ -78,6 +82,7 @@ def mean_class_accuracy(scores: Tensor, label: Tensor, *, impl: str = "auto") ->
     return (torch.where(present, accuracy, 0.0).sum() / present.sum()).to(scores.dtype)
 
 
+@promoted
 @torch.no_grad()
 def endpoint_error(flow: Tensor, target: Tensor, *, mask: Tensor | None = None, impl: str = "auto") -> Tensor:
     """Mean end-point error over the valid pixels of the batch (AF18 §4.4).
@@ -89,6 +94,7 @@ def endpoint_error(flow: Tensor, target: Tensor, *, mask: Tensor | None = None, 
     return total_error("metrics.endpoint_error", impl, flow, target, mask, "mean")
 
 
+@promoted
 @torch.no_grad()
 def outlier_rate(
     flow: Tensor,
@@ -111,6 +117,7 @@ def outlier_rate(
     return average(torch.where(error.isnan(), torch.nan, wrong.to(error.dtype)), valid).to(flow.dtype)
 
 
+@promoted
 @torch.no_grad()
 def angular_error(flow: Tensor, target: Tensor, *, mask: Tensor | None = None, impl: str = "auto") -> Tensor:
     """Mean angle between (u, v, 1) of the flow and of its target, in degrees.
@@ -125,6 +132,7 @@ def angular_error(flow: Tensor, target: Tensor, *, mask: Tensor | None = None, i
     return average(torch.rad2deg(angle), valid).to(flow.dtype)
 
 
+@promoted
 @torch.no_grad()
 def psnr(image: Tensor, target: Tensor, *, peak: float, impl: str = "auto") -> Tensor:
     """Peak signal-to-noise ratio of each image, `10 log10(peak^2 / MSE)`, averaged over the images (OFF20 §7.3).

@@ -222,7 +222,7 @@ def _run_spatial(run: Any, *tensors: Tensor, middle: float) -> None:
 
 
 @operator("motionspec::off_spatial_numba")
-def spatial_gradient(f: Tensor, middle: float) -> tuple[Tensor, Tensor]:
+def spatial_gradient(f: Tensor, middle: float, named: bool) -> tuple[Tensor, Tensor]:
     """Fx, Fy; `middle` is the weight of the middle line across a derivative."""
     Fx, Fy = (widened(_empty(f, tuple(f.shape))) for _ in range(2))
     _run_spatial(_spatial, f, Fx, Fy, middle=middle)
@@ -230,7 +230,7 @@ def spatial_gradient(f: Tensor, middle: float) -> tuple[Tensor, Tensor]:
 
 
 @operator("motionspec::off_spatial_adjoint_numba")
-def spatial_adjoint(Fx: Tensor, Fy: Tensor, middle: float) -> Tensor:
+def spatial_adjoint(Fx: Tensor, Fy: Tensor, middle: float, named: bool) -> Tensor:
     """The gradient of `spatial_gradient`."""
     out = widened(_empty(Fx, tuple(Fx.shape)))
     _run_spatial(_spatial_adjoint, Fx, Fy, out, middle=middle)
@@ -238,7 +238,7 @@ def spatial_adjoint(Fx: Tensor, Fy: Tensor, middle: float) -> Tensor:
 
 
 @operator("motionspec::off_features_numba")
-def features(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
+def features(f_prev: Tensor, f_next: Tensor, middle: float, named: bool) -> Tensor:
     """[Fx | Fy | Ft] of a pair; `middle` is the weight of the middle line across a derivative."""
     N, C, H, W = f_prev.shape
     last = _last(f_prev)
@@ -248,7 +248,7 @@ def features(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
 
 
 @operator("motionspec::off_clip_features_numba")
-def clip_features(clip: Tensor, middle: float) -> Tensor:
+def clip_features(clip: Tensor, middle: float, named: bool) -> Tensor:
     """`features` of the T-1 pairs of a clip."""
     N, C, T, H, W = clip.shape
     last = _last(clip)
@@ -258,7 +258,7 @@ def clip_features(clip: Tensor, middle: float) -> Tensor:
 
 
 @operator("motionspec::off_adjoint_numba")
-def adjoint(grad: Tensor, middle: float) -> Tensor:
+def adjoint(grad: Tensor, middle: float, named: bool) -> Tensor:
     """The gradient of `clip_features`: (N, 3C, T-1, H, W) -> (N, C, T, H, W)."""
     N, C3, pairs, H, W = grad.shape
     out = widened(_empty(grad, (N, C3 // 3, pairs + 1, H, W)))
@@ -266,5 +266,5 @@ def adjoint(grad: Tensor, middle: float) -> Tensor:
     return out.to(grad.dtype)
 
 
-register_spatial(spatial_gradient, spatial_adjoint, _empty)
-register(features, clip_features, adjoint, _empty)
+register_spatial(spatial_gradient, spatial_adjoint, "numba", _empty)
+register(features, clip_features, adjoint, "numba", _empty)

@@ -117,7 +117,7 @@ def _launch(
 
 
 @torch.library.custom_op("motionspec::off_features", mutates_args=())
-def features(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
+def features(f_prev: Tensor, f_next: Tensor, middle: float, named: bool) -> Tensor:
     """[Fx | Fy | Ft] of a pair; `middle` is the weight of the middle line across a derivative."""
     N, C, H, W = f_prev.shape
     out = f_prev.new_empty((N, 3 * C, H, W))
@@ -126,7 +126,7 @@ def features(f_prev: Tensor, f_next: Tensor, middle: float) -> Tensor:
 
 
 @torch.library.custom_op("motionspec::off_clip_features", mutates_args=())
-def clip_features(clip: Tensor, middle: float) -> Tensor:
+def clip_features(clip: Tensor, middle: float, named: bool) -> Tensor:
     """`features` of the T-1 pairs of a clip."""
     N, C, T, H, W = clip.shape
     f = clip.contiguous()
@@ -136,7 +136,7 @@ def clip_features(clip: Tensor, middle: float) -> Tensor:
 
 
 @torch.library.custom_op("motionspec::off_adjoint", mutates_args=())
-def adjoint(grad: Tensor, middle: float) -> Tensor:
+def adjoint(grad: Tensor, middle: float, named: bool) -> Tensor:
     """The gradient of `clip_features`: (N, 3C, T-1, H, W) -> (N, C, T, H, W)."""
     N, C3, pairs, H, W = grad.shape
     out = grad.new_empty((N, C3 // 3, pairs + 1, H, W))
@@ -144,4 +144,4 @@ def adjoint(grad: Tensor, middle: float) -> Tensor:
     return out
 
 
-register(features, clip_features, adjoint, Tensor.new_empty)
+register(features, clip_features, adjoint, "triton", Tensor.new_empty)

@@ -5,9 +5,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from motionspec.checks import choice, message
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import tensors
 
 
+@promoted
 def gradual(clip: Tensor, *, spatial: str = "3x3", impl: str = "auto") -> Tensor:
     """Maximum over 3 x 3 pixels with stride 2 (`spatial="none"`: no such), then over two frames (DC18 §3.2).
 
@@ -42,6 +44,7 @@ def _filled(a: Tensor, sides: tuple[int, ...]) -> Tensor:
     return F.pad(a, (0, short[2], 0, short[1], 0, short[0]), value=-torch.inf) if any(short) else a
 
 
+@promoted
 def late(clip: Tensor, *, impl: str = "auto") -> Tensor:
     """Maximum over all frames (DC18 §4.2): clip (N, C, T, H, W) -> (N, C, H, W).
 
@@ -52,6 +55,7 @@ def late(clip: Tensor, *, impl: str = "auto") -> Tensor:
     return a.max(2).values.to(clip.dtype)
 
 
+@promoted
 def temporal_shift(clip: Tensor, *, impl: str = "auto") -> Tensor:
     """The first C//8 channels from t+1, the next C//8 from t-1, zeros at the ends (OFF20 §5.2, TSM).
 

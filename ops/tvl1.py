@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from motionspec.checks import choice, count, message, odd, positive
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import given, number, tensors, widened
-from motionspec.ops.support import select
+from motionspec.ops.support import by_eager, eager_gradients, select, transforming
 
 Number = float | Tensor
 Kernel = Tensor | tuple[tuple[float, ...], ...]  # 3 x 3, for true convolution
@@ -45,6 +46,7 @@ _BLUR = 0.6
 _BICUBIC = -0.75
 
 
+@promoted
 def image_gradient(
     f: Tensor, kernel: str = "paper", *, weights: Tensor | None = None, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -60,6 +62,7 @@ def image_gradient(
     return gx.to(f.dtype), gy.to(f.dtype)
 
 
+@promoted
 def released_gradient(
     f1: Tensor, f2: Tensor, *, weights: Tensor | None = None, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -73,6 +76,7 @@ def released_gradient(
     return gx.to(f1.dtype), gy.to(f1.dtype)
 
 
+@promoted
 def data_constant(
     f1: Tensor, f2: Tensor, gx: Tensor, gy: Tensor, ux: Tensor, uy: Tensor, *, impl: str = "auto"
 ) -> Tensor:
@@ -86,6 +90,7 @@ def data_constant(
     return (b - c * e - d * f - a).to(f1.dtype)
 
 
+@promoted
 def data_residual(rho_c: Tensor, gx: Tensor, gy: Tensor, ux: Tensor, uy: Tensor, *, impl: str = "auto") -> Tensor:
     """`rho = rho_c + grad F2 . u`, what the flow leaves unexplained, to first order (RF19 (2)).
 
@@ -97,6 +102,7 @@ def data_residual(rho_c: Tensor, gx: Tensor, gy: Tensor, ux: Tensor, uy: Tensor,
     return (a + b * d + c * e).to(rho_c.dtype)
 
 
+@promoted
 def threshold_step(
     ux: Tensor,
     uy: Tensor,
@@ -122,6 +128,7 @@ def threshold_step(
     return (a - k * (c / length)).to(ux.dtype), (b - k * (d / length)).to(ux.dtype)
 
 
+@promoted
 def divergence(
     px: Tensor,
     py: Tensor,
@@ -142,6 +149,7 @@ def divergence(
     return _divergence(a, b, border, **w).to(px.dtype)
 
 
+@promoted
 def primal_step(
     v: Tensor,
     px: Tensor,
@@ -165,6 +173,7 @@ def primal_step(
     return (a + number("tvl1.primal_step", "theta", theta, v) * _divergence(b, c, border, **w)).to(v.dtype)
 
 
+@promoted
 def flow_gradient(
     u: Tensor, kernel: str = "paper", *, weights: Tensor | None = None, impl: str = "auto"
 ) -> tuple[Tensor, Tensor]:
@@ -180,6 +189,7 @@ def flow_gradient(
     return dx.to(u.dtype), dy.to(u.dtype)
 
 
+@promoted
 def dual_step(
     px: Tensor,
     py: Tensor,
@@ -202,6 +212,7 @@ def dual_step(
     return qx.to(px.dtype), qy.to(px.dtype)
 
 
+@promoted
 def energy(
     u: Tensor, f1: Tensor, f2: Tensor, lam: Number = 0.15, scheme: str = "classic", *, impl: str = "auto"
 ) -> Tensor:
@@ -225,6 +236,7 @@ def energy(
     return (smooth[:, :C] + smooth[:, C:] + weight * (b - a + gx * ux + gy * uy).abs().sum((2, 3))).to(u.dtype)
 
 
+@promoted
 def normalise(x: Tensor, *, impl: str = "auto") -> Tensor:
     """Each clip stretched to [0, 255] by its smallest and largest value (RF19 §3.2); 0 where it is constant.
 
@@ -239,6 +251,7 @@ def normalise(x: Tensor, *, impl: str = "auto") -> Tensor:
     return stretched.mul_(torch.where(constant, 0.0, 255.0).to(a.dtype)).to(x.dtype)
 
 
+@promoted
 def representation_flow(
     f1: Tensor,
     f2: Tensor,
@@ -289,15 +302,54 @@ def representation_flow(
 
         a, b = widened(f1), widened(f2)
         scalars = (torch.as_tensor(x, dtype=a.dtype) for x in (t, la, th))
-        pairs = (a.new_tensor(_BACKWARD) if w[k] is None else w[k] for k in ("wx", "wy"))
-        return tvl1_numba.representation_flow(a, b, *scalars, *pairs, n_iter, released).to(f1.dtype)
+        # Not a.new_tensor, which torch refuses of a view with its negative bit set.
+        pairs = (torch.tensor(_BACKWARD, dtype=a.dtype) if w[k] is None else w[k] for k in ("wx", "wy"))
+        flow = tvl1_numba.representation_flow(a, b, *scalars, *pairs, n_iter, released, impl != "auto")
+        return flow.to(f1.dtype)
     if chosen == "triton":
         from motionspec.ops import tvl1_triton
 
         kind = torch.promote_types(f1.dtype, torch.float32)
         weights = [th * x for k in (w["wx"], w["wy"]) for x in (_BACKWARD if k is None else k.unbind())]
-        numbers = [x if isinstance(x, Tensor) else f1.new_full((), x, dtype=kind) for x in (*weights, r, lt)]
-        return tvl1_triton.representation_flow(f1, f2, torch.stack(numbers), n_iter, released)
+        scalars = (*weights, r, lt)
+        numbers = [x if isinstance(x, Tensor) else torch.full((), x, dtype=kind, device=f1.device) for x in scalars]
+        return tvl1_triton.representation_flow(f1, f2, torch.stack(numbers), n_iter, released, impl != "auto")
+    return _representation_flow(f1, f2, r, lt, th, w, n_iter, scheme, memory)
+
+
+def eager_derivative(ctx: Any, impl: str, by_flow: Tensor) -> tuple[Tensor | None, ...] | None:
+    """The gradients of a kernel's `representation_flow` where the eager operator must give them, else None.
+
+    `ctx` has saved its tensors: f1, f2, and tau, lam, theta, wx, wy or, of Triton's, the numbers that they make.
+    """
+    if not by_eager("tvl1.representation_flow", impl, ctx.named, by_flow):
+        return None
+    scheme = "released" if ctx.released else "classic"
+
+    def by_parameters(f1: Tensor, f2: Tensor, t: Tensor, la: Tensor, th: Tensor, wx: Tensor, wy: Tensor) -> Tensor:
+        w = {"wx": wx, "wy": wy, "image_kernel": None, "flow_kernel": None}
+        return _representation_flow(f1, f2, t / th, la * th, th, w, ctx.n_iter, scheme, "all")
+
+    def by_numbers(f1: Tensor, f2: Tensor, numbers: Tensor) -> Tensor:
+        w = {"wx": numbers[:2], "wy": numbers[2:4], "image_kernel": None, "flow_kernel": None}
+        return _representation_flow(f1, f2, numbers[4], numbers[5], 1.0, w, ctx.n_iter, scheme, "all")
+
+    return eager_gradients(by_numbers if impl == "triton" else by_parameters, ctx.saved_tensors, by_flow)
+
+
+def _representation_flow(
+    f1: Tensor,
+    f2: Tensor,
+    r: Number,
+    lt: Number,
+    th: Number,
+    w: dict[str, Tensor | None],
+    n_iter: int,
+    scheme: str,
+    memory: str,
+) -> Tensor:
+    """By the eager operator: r = tau / theta, lt = lambda theta, th = theta, w the weights by name."""
+    released = scheme == "released"
     a, b = widened(f1), widened(f2)
     image, gradient, border = _SCHEMES[scheme]
     gx, gy = _image_gradient(a, b, image, w["image_kernel"])
@@ -320,7 +372,7 @@ def representation_flow(
             u = u - step + th * _divergence(px, py, border, w["wx"], w["wy"])
         return u, px, py
 
-    if memory == "all":
+    if memory == "all" or transforming():  # torch.func's transforms know no hooks on saved tensors
         u, _, _ = iterate(n_iter, u, u, u)
     else:
         state, stride = (u, u, u), math.isqrt(max(n_iter - 1, 0)) + 1
@@ -332,6 +384,7 @@ def representation_flow(
     return u.flatten(1, 2).to(f1.dtype)
 
 
+@promoted
 def pyramid_flow(
     image0: Tensor,
     image1: Tensor,
@@ -442,7 +495,8 @@ def _solve(
         change = (new - u).square().sum(1, keepdim=True).mean((2, 3), keepdim=True)
         u, px, py = (torch.where(active, a, b) for a, b in ((new, u), (qx, px), (qy, py)))
         active = active & ~(change < tolerance**2)
-        if not torch.compiler.is_compiling() and not active.any():  # compiled, the rest changes nothing
+        # Compiled or mapped nobody looks, and the rest changes nothing.
+        if not (torch.compiler.is_compiling() or transforming()) and not active.any():
             break
     return u, px, py
 
@@ -520,7 +574,7 @@ def _bicubic(f: Tensor, u: Tensor) -> Tensor:
         row = W * (iy + j).clamp(0, H - 1)
         for i in range(-1, 3):
             index = (row + (ix + i).clamp(0, W - 1)).flatten(2).expand(N, C, H * W)
-            out += _keys(ty - j) * _keys(tx - i) * flat.gather(2, index).view_as(f)
+            out = out + _keys(ty - j) * _keys(tx - i) * flat.gather(2, index).view_as(f)
     return out
 
 

@@ -24,6 +24,7 @@ from torch import Tensor
 from motionspec.ops import tvl1_eights_numba as eights
 from motionspec.ops.compiled import apart, copy, kernel, operator, part, share
 from motionspec.ops.support import no_second_derivative
+from motionspec.ops.tvl1 import eager_derivative
 from motionspec.ops.tvl1_planes_numba import gradient_backward, inner, load, pad, prepare, store, to_gradient
 
 _STATES = 1 << 19  # bytes of states that backward keeps before it thins them out: half of a common second cache
@@ -288,6 +289,7 @@ def representation_flow(
     wy: Tensor,
     n_iter: int,
     released: bool,
+    named: bool,
 ) -> Tensor:
     """`ops.tvl1.representation_flow` in float32 or float64, scheme "released" or "classic"."""
     N, C, H, W = f1.shape
@@ -336,7 +338,7 @@ def _representation_flow_backward(
 
 
 @representation_flow.register_fake
-def _(f1, f2, tau, lam, theta, wx, wy, n_iter, released):
+def _(f1, f2, tau, lam, theta, wx, wy, n_iter, released, named):
     N, C, H, W = f1.shape
     return f1.new_empty(N, 2 * C, H, W)
 
@@ -348,13 +350,16 @@ def _(by_flow, f1, f2, tau, lam, theta, wx, wy, n_iter, released, numbers):
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *saved, ctx.n_iter, ctx.released = inputs
+    *saved, ctx.n_iter, ctx.released, ctx.named = inputs
     ctx.save_for_backward(*saved)
 
 
 def _differentiate(ctx: Any, by_flow: Tensor) -> tuple[Any, ...]:
-    rest = ctx.n_iter, ctx.released, any(ctx.needs_input_grad[2:])
-    return *_representation_flow_backward(by_flow, *ctx.saved_tensors, *rest), None, None
+    found = eager_derivative(ctx, "numba", by_flow)
+    if found is None:
+        rest = ctx.n_iter, ctx.released, any(ctx.needs_input_grad[2:])
+        found = _representation_flow_backward(by_flow, *ctx.saved_tensors, *rest)
+    return (*found, None, None, None)
 
 
 representation_flow.register_autograd(_differentiate, setup_context=_keep)

@@ -22,6 +22,7 @@ import triton.language as tl
 from torch import Tensor
 
 from motionspec.ops.support import no_second_derivative
+from motionspec.ops.tvl1 import eager_derivative
 
 _CELLS, _WARPS = 1024, 16  # of a window. What they cost in registers: `benchmarks/resources.txt`.
 _FIELDS = tl.constexpr(6)  # of a state: ux, uy, and the dual fields of ux, then of uy, x and y
@@ -399,7 +400,7 @@ def _types(w: Tensor, released: bool) -> dict[str, Any]:
 
 
 @torch.library.custom_op("motionspec::representation_flow", mutates_args=())
-def representation_flow(f1: Tensor, f2: Tensor, numbers: Tensor, n_iter: int, released: bool) -> Tensor:
+def representation_flow(f1: Tensor, f2: Tensor, numbers: Tensor, n_iter: int, released: bool, named: bool) -> Tensor:
     """The flow in the scheme "released" or "classic".
 
     numbers (6,), in the type to compute in: theta (wx[0], wx[1], wy[0], wy[1]), tau / theta, lambda theta.
@@ -458,7 +459,7 @@ def backward(
 
 
 @representation_flow.register_fake
-def _(f1: Tensor, f2: Tensor, numbers: Tensor, n_iter: int, released: bool) -> Tensor:
+def _(f1: Tensor, f2: Tensor, numbers: Tensor, n_iter: int, released: bool, named: bool) -> Tensor:
     N, C, H, W = f1.shape
     return f1.new_empty((N, 2 * C, H, W))
 
@@ -471,12 +472,15 @@ def _(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    *saved, ctx.n_iter, ctx.released = inputs
+    *saved, ctx.n_iter, ctx.released, ctx.named = inputs
     ctx.save_for_backward(*saved)
 
 
 def _derivative(ctx: Any, by_flow: Tensor) -> tuple[Tensor | None, ...]:
-    return *backward(by_flow, *ctx.saved_tensors, ctx.n_iter, ctx.released), None, None
+    found = eager_derivative(ctx, "triton", by_flow)
+    if found is None:
+        found = backward(by_flow, *ctx.saved_tensors, ctx.n_iter, ctx.released)
+    return (*found, None, None, None)
 
 
 representation_flow.register_autograd(_derivative, setup_context=_save)

@@ -6,10 +6,12 @@ import torch
 from torch import Tensor
 
 from motionspec.checks import choice
+from motionspec.ops.autocast import promoted
 from motionspec.ops.checks import given, widened
-from motionspec.ops.support import no_second_derivative, select
+from motionspec.ops.support import by_eager, eager_gradients, no_second_derivative, select
 
 
+@promoted
 def bilinear(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
     """Value of `x` at `p + flow(p)` by bilinear interpolation (DC18 §3.4).
 
@@ -23,6 +25,7 @@ def bilinear(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "aut
     return _warp("warp.bilinear", impl, x, flow, None, outside)
 
 
+@promoted
 def motion(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
     """Move `x` along `flow`: `W(F_t, V_t)(p) = F_t(p - V_t(p))` (DC18 §3.4).
 
@@ -33,6 +36,7 @@ def motion(x: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto"
     return _warp("warp.motion", impl, x, flow, None, outside)
 
 
+@promoted
 def difference(f0: Tensor, f1: Tensor, flow: Tensor, *, outside: str = "zero", impl: str = "auto") -> Tensor:
     """Warped difference `F_(t+1) - W(F_t, V_t)`: the change that motion does not explain (DC18 §3.4).
 
@@ -49,20 +53,25 @@ def _warp(operator: str, impl: str, x: Tensor, flow: Tensor, later: Tensor | Non
     if chosen == "triton":
         from motionspec.ops import warp_triton
 
-        return warp_triton.warp(x, flow, later, operator, outside == "blend")
+        return warp_triton.warp(x, flow, later, operator, outside == "blend", impl != "auto")
     if chosen == "numba":
         from motionspec.ops import warp_numba
 
-        return warp_numba.warp(x, flow, later, operator, outside == "blend")
-    d = widened(flow)
-    warped = _bilinear(widened(x), d if operator == "warp.bilinear" else -d, outside)
+        return warp_numba.warp(x, flow, later, operator, outside == "blend", impl != "auto")
+    warped = _warped(x, flow, operator, outside)
     return (warped if later is None else widened(later) - warped).to(x.dtype)
+
+
+def _warped(x: Tensor, flow: Tensor, operator: str, outside: str) -> Tensor:
+    """By the eager operator, in the type to compute in; of `difference`, what is taken off."""
+    d = widened(flow)
+    return _bilinear(widened(x), d if operator == "warp.bilinear" else -d, outside)
 
 
 def register(forward: Any, backward: Any, impl: str) -> None:
     """What the operators of an implementation return, and their derivatives: the second one has none."""
 
-    def warped(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool) -> Tensor:
+    def warped(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool, named: bool) -> Tensor:
         return x.new_empty(x.shape)
 
     def gradients(
@@ -71,13 +80,25 @@ def register(forward: Any, backward: Any, impl: str) -> None:
         return x.new_empty(x.shape if to_x else 0), flow.new_empty(flow.shape if to_flow else 0)
 
     def save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, flow, _, ctx.operator, ctx.blend = inputs
+        x, flow, _, ctx.operator, ctx.blend, ctx.named = inputs
         ctx.save_for_backward(x, flow)
 
     def derivative(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         to_x, to_flow, to_later, *_ = ctx.needs_input_grad
-        for_x, for_flow = backward(*ctx.saved_tensors, grad, ctx.operator, ctx.blend, to_x, to_flow)
-        return for_x if to_x else None, for_flow if to_flow else None, grad if to_later else None, None, None
+        if by_eager(ctx.operator, impl, ctx.named, grad):
+            for_x, for_flow = again(ctx.saved_tensors, grad, ctx.operator, "blend" if ctx.blend else "zero")
+        else:
+            for_x, for_flow = backward(*ctx.saved_tensors, grad, ctx.operator, ctx.blend, to_x, to_flow)
+        return (for_x if to_x else None, for_flow if to_flow else None, grad if to_later else None, *[None] * 3)
+
+    def again(
+        saved: tuple[Tensor, Tensor], grad: Tensor, operator: str, outside: str
+    ) -> tuple[Tensor | None, Tensor | None]:
+        def function(x: Tensor, flow: Tensor) -> Tensor:
+            return _warped(x, flow, operator, outside).to(x.dtype)
+
+        for_x, for_flow = eager_gradients(function, saved, -grad if operator == "warp.difference" else grad)
+        return for_x, for_flow
 
     def keep_operator(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         ctx.operator = inputs[3]

@@ -319,7 +319,7 @@ def _flat(tensor: Tensor) -> Any:
 
 
 @operator("motionspec::warp_numba")
-def warp(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool) -> Tensor:
+def warp(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool, named: bool) -> Tensor:
     """`warp.bilinear`, `warp.motion` or, with the later frame, `warp.difference`."""
     N, C = x.shape[:2]
     out = widened(x.new_empty(x.shape))

@@ -221,7 +221,7 @@ def _gathered(flow: Tensor, grad: Tensor, operator: str, blend: bool) -> Tensor:
 
 
 @torch.library.custom_op("motionspec::warp", mutates_args=())
-def warp(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool) -> Tensor:
+def warp(x: Tensor, flow: Tensor, later: Tensor | None, operator: str, blend: bool, named: bool) -> Tensor:
     """`warp.bilinear`, `warp.motion` or, with the later frame, `warp.difference`."""
     out = x.new_empty(x.shape)
     f = flow.contiguous()

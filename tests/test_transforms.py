@@ -1,0 +1,572 @@
+"""What every operator owes PyTorch's transforms: the eager operator's result, or one line that names impl='torch'.
+
+Expected are Jacobian and Hessian of the eager operator in float64, by `torch.autograd.grad` alone, which other tests
+hold against central differences of the oracle. `impl="auto"` runs in float32, for which it takes kernels.
+
+Kernels by Triton run in its interpreter, in a process of their own, by `TRITON_INTERPRET=1 pytest`.
+"""
+
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate, pairwise
+
+import pytest
+
+torch = pytest.importorskip("torch")
+IMPL = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "numba"
+
+import torch.autograd.forward_ad as fad  # noqa: E402
+from generated import operator  # noqa: E402
+from test_equations import as_list, tensors  # noqa: E402
+from torch import func  # noqa: E402
+
+from motionspec.cli.cases import SeededFill  # noqa: E402
+from motionspec.fused import FUSED  # noqa: E402
+from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # on its first use, torch's forward mode warns of torch's own jit
+    func.jvp(torch.sin, (torch.ones(1),), (torch.ones(1),))
+
+SIZE = {"N": 2, "C": 2, "S": 1, "T": 2, "H": 3, "W": 4, "K": 3, "P": 1, "Q": 1, "R": 3}
+LARGER = {"tvl1.pyramid_flow": {"H": 12, "W": 13}}  # than one scale
+# What kernels leave to the eager operator: arguments, and variants that have such a value.
+EAGER = {"tvl1.representation_flow": ("image_kernel", "flow_kernel", "paper")}
+DTYPE = {"torch": torch.float64, "auto": torch.float32, IMPL: torch.float64}
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-4}  # relative to the largest element that is expected
+
+
+# -- one operator ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Case:
+    """A row of the table with one variant, small inputs, and what is expected of its derivatives."""
+
+    id: str
+    variant: dict
+    whole: bool  # with the arguments that kernels do not take
+
+    @cached_property
+    def row(self):
+        return EQUATIONS[self.id]
+
+    @cached_property
+    def skipped(self):
+        return () if self.whole else EAGER.get(self.id, ())
+
+    def arrays(self, key):
+        sizes = {dim: (SIZE | LARGER.get(self.id, {}))[dim] for dim in self.row.dims}
+        found = tensors(self.row.inputs(SeededFill((key,), 1.0, True, "float64"), **sizes))
+        return {name: a for name, a in found.items() if name not in self.skipped}
+
+    @cached_property
+    def names(self):
+        """Of the points at which it is transformed: what has a derivative, else all that is made of numbers."""
+        names = [name for name in self.row.differentiable if name not in self.skipped]
+        return names or [name for name, a in self.arrays(0).items() if a.is_floating_point()]
+
+    def points(self, dtype=torch.float64, key=0):
+        return [self.arrays(key)[name].to(dtype) for name in self.names]
+
+    def directions(self, dtype=torch.float64):
+        random = torch.Generator().manual_seed(1)
+        return [torch.randn(p.shape, generator=random, dtype=p.dtype).to(dtype) for p in self.points()]
+
+    def weights(self, dtype=torch.float64):
+        random = torch.Generator().manual_seed(2)
+        outputs = self.function("torch")(*self.points())
+        return [torch.randn(o.shape, generator=random, dtype=o.dtype).to(dtype) for o in outputs]
+
+    def function(self, impl):
+        """Of the points alone; its outputs that are made of numbers, infinite ones as the constants that they are."""
+        others = {name: a for name, a in self.arrays(0).items() if name not in self.names}
+
+        def call(*points):
+            dtype = points[0].dtype
+            given = {name: a.to(dtype) if a.is_floating_point() else a for name, a in others.items()}
+            given |= dict(zip(self.names, points, strict=True))
+            found = as_list(operator(self.row)(**given, **self.variant, impl=impl))
+            found = [o for o in found if o.is_floating_point()]
+            if self.variant.get("border") == "exclude":
+                found = [o.masked_fill(o.isinf(), 0.0) for o in found]
+            return tuple(found)
+
+        return call
+
+    @cached_property
+    def jacobian(self):
+        """(outputs, points), by one backward for each output."""
+        points = [p.requires_grad_() for p in self.points()]
+        outputs = flat(self.function("torch")(*points))
+        return torch.stack([flat(gradient(o, points)) for o in outputs]).detach()
+
+    @cached_property
+    def hessian(self):
+        """(points, points), of the outputs' weighted sum."""
+        points = [p.requires_grad_() for p in self.points()]
+        first = flat(gradient(weighted(self.function("torch"), self.weights())(*points), points))
+        if not first.requires_grad:
+            return torch.zeros(len(first), len(first), dtype=first.dtype)
+        return torch.stack([flat(gradient(g, points)) for g in first]).detach()
+
+    @cached_property
+    def last(self):
+        """The columns of the last point."""
+        *_, (start, end) = pairwise(accumulate([p.numel() for p in self.points()], initial=0))
+        return slice(start, end)
+
+
+def flat(tensors):
+    return torch.cat([t.reshape(-1) for t in tensors])
+
+
+def gradient(value, points):
+    return torch.autograd.grad(value, points, create_graph=True, materialize_grads=True)
+
+
+def weighted(function, weights):
+    """The sum of its outputs, weighted."""
+    return lambda *points: sum((o * w).sum() for o, w in zip(function(*points), weights, strict=True))
+
+
+def dot(a, b):
+    return sum((x * y).sum() for x, y in zip(a, b, strict=True))
+
+
+def every(points):
+    return tuple(range(len(points)))
+
+
+# -- the transforms: (function, points, directions, weights) -> numbers ------------------------------------------------
+
+
+def value(f, p, v, w):
+    return flat(f(*p))
+
+
+def inference_mode(f, p, v, w):
+    with torch.inference_mode():
+        return flat(f(*p)).clone()
+
+
+def deterministic(f, p, v, w):
+    torch.use_deterministic_algorithms(True)
+    try:
+        return flat(f(*p))
+    finally:
+        torch.use_deterministic_algorithms(False)
+
+
+def backward(f, p, v, w):
+    p = [a.requires_grad_() for a in p]
+    return flat(torch.autograd.grad(weighted(f, w)(*p), p, materialize_grads=True))
+
+
+def backward_of_the_last(f, p, v, w):
+    p[-1].requires_grad_()
+    return flat(torch.autograd.grad(weighted(f, w)(*p), p[-1:], materialize_grads=True))
+
+
+def batched_backward(f, p, v, w):
+    p = [a.requires_grad_() for a in p]
+    out = flat(f(*p))
+    ones = torch.eye(len(out), dtype=out.dtype)
+    found = torch.autograd.grad(out, p, ones, is_grads_batched=True, materialize_grads=True)
+    return torch.cat([g.reshape(len(out), -1) for g in found], 1)
+
+
+def double_backward(f, p, v, w):
+    p = [a.requires_grad_() for a in p]
+    first = dot(gradient(weighted(f, w)(*p), p), v)
+    return flat(gradient(first, p)) if first.requires_grad else flat(p) * 0
+
+
+def double_backward_of_the_last(f, p, v, w):
+    p[-1].requires_grad_()
+    first = dot(gradient(weighted(f, w)(*p), p[-1:]), v[-1:])
+    return flat(gradient(first, p[-1:])) if first.requires_grad else flat(p[-1:]) * 0
+
+
+def twice_backward_jvp(f, p, v, w):
+    """Forward mode by two backwards, as `torch.autograd.functional` has it."""
+    return flat(torch.autograd.functional.jvp(f, tuple(p), tuple(v))[1])
+
+
+def jvp(f, p, v, w):
+    return flat(func.jvp(f, tuple(p), tuple(v))[1])
+
+
+def jvp_of_the_last(f, p, v, w):
+    return flat(func.jvp(lambda last: f(*p[:-1], last), (p[-1],), (v[-1],))[1])
+
+
+def dual(f, p, v, w):
+    with fad.dual_level():
+        out = f(*map(fad.make_dual, p, v))
+        return flat([d.tangent if d.tangent is not None else 0 * d.primal for d in map(fad.unpack_dual, out)])
+
+
+def dual_of_the_last(f, p, v, w):
+    with fad.dual_level():
+        out = f(*p[:-1], fad.make_dual(p[-1], v[-1]))
+        return flat([d.tangent if d.tangent is not None else 0 * d.primal for d in map(fad.unpack_dual, out)])
+
+
+def dual_backward(f, p, v, w):
+    with fad.dual_level():
+        p = [a.requires_grad_() for a in p]
+        first = gradient(weighted(f, w)(*map(fad.make_dual, p, v)), p)
+        return flat([d.tangent if d.tangent is not None else 0 * d.primal for d in map(fad.unpack_dual, first)])
+
+
+def linearize(f, p, v, w):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about a graph of its own making
+        return flat(func.linearize(f, *p)[1](*v))
+
+
+def jacfwd(f, p, v, w):
+    return func.jacfwd(lambda a: flat(f(*split(a, p))))(flat(p))
+
+
+def jacrev(f, p, v, w):
+    return func.jacrev(lambda a: flat(f(*split(a, p))))(flat(p))
+
+
+def grad(f, p, v, w):
+    return flat(func.grad(weighted(f, w), every(p))(*p))
+
+
+def vjp(f, p, v, w):
+    return flat(func.vjp(f, *p)[1](tuple(w)))
+
+
+def hessian(f, p, v, w):
+    return func.hessian(lambda a: weighted(f, w)(*split(a, p)))(flat(p))
+
+
+def grad_of_grad(f, p, v, w):
+    return flat(func.grad(lambda *q: dot(func.grad(weighted(f, w), every(q))(*q), v), every(p))(*p))
+
+
+def jvp_of_grad(f, p, v, w):
+    return flat(func.jvp(func.grad(weighted(f, w), every(p)), tuple(p), tuple(v))[1])
+
+
+def grad_of_jvp(f, p, v, w):
+    return flat(func.grad(lambda *q: dot(func.jvp(f, q, tuple(v))[1], w), every(p))(*p))
+
+
+def vmap(f, p, v, w):
+    """Of the point itself and its double, to see that they are not mixed; the last argument is the same for both."""
+    *first, last = p
+    if not first:
+        return func.vmap(lambda a: flat(f(a)))(twice(last))[0]
+    return func.vmap(lambda *a: flat(f(*a, last)))(*map(twice, first))[0]
+
+
+def vmap_of_grad(f, p, v, w):
+    return func.vmap(lambda *a: flat(func.grad(weighted(f, w), every(a))(*a)))(*map(twice, p))[0]
+
+
+def vmap_of_jvp(f, p, v, w):
+    return func.vmap(lambda *t: flat(func.jvp(f, tuple(p), t)[1]))(*map(twice, v))[0]
+
+
+def jvp_of_vmap(f, p, v, w):
+    mapped = func.vmap(lambda *a: flat(f(*a)))
+    return func.jvp(mapped, tuple(map(twice, p)), tuple(map(twice, v)))[1][0]
+
+
+def twice(a):
+    return torch.stack([a, 0.75 * a])
+
+
+def split(vector, like):
+    parts = vector.split([a.numel() for a in like])
+    return [part.reshape(a.shape) for part, a in zip(parts, like, strict=True)]
+
+
+def compiled(transform):
+    """The transform within a compiled function."""
+
+    def call(f, p, v, w):
+        torch.compiler.reset()
+        inside = torch.compile(lambda *a: transform(f, list(a), v, w), fullgraph=True, backend="aot_eager")
+        return inside(*p)
+
+    return call
+
+
+def of_compiled(transform):
+    """The transform of a compiled function."""
+
+    def call(f, p, v, w):
+        torch.compiler.reset()
+        return transform(torch.compile(f, fullgraph=True, backend="aot_eager"), p, v, w)
+
+    return call
+
+
+# What is expected of each: of the case, its points, directions and weights.
+def _f(case, v, w):
+    return flat(case.function("torch")(*case.points())).detach()
+
+
+def _jv(case, v, w):
+    return case.jacobian @ flat(v)
+
+
+def _jv_last(case, v, w):
+    return case.jacobian[:, case.last] @ v[-1].reshape(-1)
+
+
+def _wj(case, v, w):
+    return flat(w) @ case.jacobian
+
+
+def _wj_last(case, v, w):
+    return (flat(w) @ case.jacobian)[case.last]
+
+
+def _j(case, v, w):
+    return case.jacobian
+
+
+def _h(case, v, w):
+    return case.hessian
+
+
+def _hv(case, v, w):
+    return case.hessian @ flat(v)
+
+
+def _hv_last(case, v, w):
+    return case.hessian[case.last, case.last] @ v[-1].reshape(-1)
+
+
+FIRST = {
+    backward: _wj,
+    backward_of_the_last: _wj_last,
+    batched_backward: _j,
+    twice_backward_jvp: _jv,
+    jvp: _jv,
+    jvp_of_the_last: _jv_last,
+    dual: _jv,
+    dual_of_the_last: _jv_last,
+    linearize: _jv,
+    jacfwd: _j,
+    jacrev: _j,
+    grad: _wj,
+    vjp: _wj,
+    vmap_of_grad: _wj,
+    vmap_of_jvp: _jv,
+    jvp_of_vmap: _jv,
+}
+SECOND = {
+    double_backward: _hv,
+    double_backward_of_the_last: _hv_last,
+    dual_backward: _hv,
+    hessian: _h,
+    grad_of_grad: _hv,
+    jvp_of_grad: _hv,
+    grad_of_jvp: _hv,
+}
+PLAIN = {value: _f, inference_mode: _f, deterministic: _f, vmap: _f}
+# By name a kernel is right for these, and refuses all others; those of `off` are linear and have all derivatives.
+BY_NAME = {value, inference_mode, deterministic, backward, backward_of_the_last}
+LINEAR = {double_backward, double_backward_of_the_last, twice_backward_jvp}
+COMPILED = (value, backward, jvp, grad, vmap, vmap_of_grad, jvp_of_grad)
+
+
+def cases(impl):
+    """One for each variant; of a kernel by name, of those that it has."""
+    for name, row in EQUATIONS.items():
+        if impl == IMPL and IMPL not in FUSED.get(name, ()):
+            continue
+        for variant in row.variants:
+            eager = any(value in EAGER.get(name, ()) for value in variant.values())
+            if not (impl == IMPL and eager):
+                yield Case(name, dict(variant), impl == "torch" or eager)
+
+
+def transforms(case, impl):
+    if not case.row.differentiable:
+        return PLAIN
+    return PLAIN | FIRST | SECOND
+
+
+def problem(case, impl, transform, expected):
+    """What is wrong with a transform of an operator, empty if nothing is."""
+    dtype = DTYPE[impl]
+    p, v, w = case.points(dtype), case.directions(dtype), case.weights(dtype)
+    right = impl != IMPL or transform in BY_NAME or (case.id.startswith("off.") and transform in LINEAR)
+    try:
+        got = transform(case.function(impl), p, v, w).detach()
+    except Exception as error:
+        if right:
+            return f"raises {type(error).__name__}: {str(error)[:200]}"
+        line = rf"{case.id}: impl: expected .*'torch'.*, got '{impl}'"
+        return "" if re.fullmatch(line, str(error)) else f"refuses as {type(error).__name__}: {str(error)[:200]}"
+    if not right:
+        return "does not refuse"
+    want = expected(case, case.directions(), case.weights())
+    if got.shape != want.shape:
+        return f"shape {tuple(got.shape)}, not {tuple(want.shape)}"
+    error = (got.double() - want).abs().max().item()
+    size = max(want.abs().max().item(), case.jacobian.abs().max().item() if case.row.differentiable else 0.0)
+    return "" if error <= TOLERANCE[dtype] * size else f"differs by {error:.3g} of {size:.3g}"
+
+
+def problems(case, impl, chosen):
+    found = {t.__name__: problem(case, impl, t, expected) for t, expected in chosen.items()}
+    return {name: text for name, text in found.items() if text}
+
+
+def quick(case):
+    """What `make test` runs: every kernel by its first variant, and of each stem one operator that has none."""
+    if case.variant != dict(case.row.variants[0]):
+        return False
+    return case.id in FUSED or case.id in ONE_OF_EACH_STEM
+
+
+ONE_OF_EACH_STEM = {
+    "brightness.normal_flow", "off.residual_rate", "tvl1.normalise", "tvl1.threshold_step", "costvol.cosine",
+    "costvol.hard_displacement", "losses.multitask", "metrics.psnr", "pool3d.gradual", "detection.ps_roi_pool",
+    "layers.batch_norm",
+}  # fmt: skip
+each = pytest.mark.parametrize(
+    "case, impl",
+    [
+        pytest.param(
+            case,
+            impl,
+            id="-".join([impl, case.id, *map(str, case.variant.values())]),
+            marks=[] if quick(case) else pytest.mark.slow,
+        )
+        for impl in DTYPE
+        for case in cases(impl)
+    ],
+)
+
+
+@pytest.fixture(autouse=True)
+def installed(request):
+    impl = request.node.callspec.params.get("impl") if hasattr(request.node, "callspec") else None
+    if impl == IMPL:
+        pytest.importorskip(IMPL, reason=f"no {IMPL} here: pip install 'motionspec[{IMPL}]'")
+
+
+@each
+def test_a_transform_is_that_of_the_eager_operator_or_refused_in_one_line(case, impl):
+    assert problems(case, impl, transforms(case, impl)) == {}
+
+
+# -- autocast ----------------------------------------------------------------------------------------------------------
+
+FIRST_VARIANTS = [Case(name, dict(row.variants[0]), True) for name, row in EQUATIONS.items()]
+each_operator = pytest.mark.parametrize("case", FIRST_VARIANTS, ids=[case.id for case in FIRST_VARIANTS])
+# In float32 at least under autocast: what `motionspec.ops.losses` has.
+
+
+def in_types(case, types):
+    """All arguments, the n-th of those that are made of numbers in the n-th type."""
+    found, types = {}, iter(types)
+    for name, a in case.arrays(0).items():
+        found[name] = a.to(next(types)) if a.is_floating_point() else a
+    return found
+
+
+def numbers_of(case):
+    return sum(a.is_floating_point() for a in case.arrays(0).values())
+
+
+def called(case, arguments):
+    return as_list(operator(case.row)(**arguments, **case.variant))
+
+
+@each_operator
+def test_under_autocast_types_meet_in_the_widest(case):
+    """And the operator computes as it does outside: bfloat16 in float32, rounded once, products of matrices too."""
+    narrow, wide = torch.bfloat16, torch.float32
+    for types in ([wide] + [narrow] * 9, [narrow] + [wide] * 9):
+        if numbers_of(case) > 1:
+            rounded = {name: a.to(wide) if a.is_floating_point() else a for name, a in in_types(case, types).items()}
+            with torch.autocast("cpu", dtype=narrow):
+                got = called(case, in_types(case, types))
+            torch.testing.assert_close(got, called(case, rounded), rtol=0, atol=0, equal_nan=True)
+    same = in_types(case, [wide] * 9)
+    with torch.autocast("cpu", dtype=narrow):
+        got = called(case, same)
+    torch.testing.assert_close(got, called(case, same), rtol=0, atol=0, equal_nan=True)
+
+
+@each_operator
+def test_under_autocast_half_types_stay_but_for_losses_which_are_float32(case):
+    narrow = in_types(case, [torch.bfloat16] * 9)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        got = called(case, narrow)
+    if case.id.startswith("losses."):
+        narrow = {name: a.float() if a.is_floating_point() else a for name, a in narrow.items()}
+    torch.testing.assert_close(got, called(case, narrow), rtol=0, atol=0, equal_nan=True)
+
+
+@each_operator
+def test_outside_autocast_types_must_agree(case):
+    if numbers_of(case) > 1:
+        with pytest.raises(TypeError, match=rf"^{case.id}: [\w\[\]]+: expected torch.bfloat16 like the first argument"):
+            called(case, in_types(case, [torch.bfloat16] + [torch.float32] * 9))
+
+
+def test_under_autocast_gradients_come_in_the_types_of_the_arguments():
+    from motionspec.ops import losses, warp
+
+    x, flow = torch.randn(1, 2, 4, 5, dtype=torch.bfloat16), torch.randn(1, 2, 4, 5)
+    x.requires_grad_(), flow.requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        error = losses.endpoint_error(warp.bilinear(x, flow), flow.detach().bfloat16())
+    assert error.dtype == torch.float32
+    error.backward()
+    assert (x.grad.dtype, flow.grad.dtype) == (torch.bfloat16, torch.float32)
+    assert x.grad.any() and flow.grad.any()
+
+
+def test_under_autocast_float64_is_the_widest_and_two_half_types_meet_in_float32():
+    from motionspec.ops import warp
+
+    x, flow = torch.randn(1, 2, 4, 5), torch.randn(1, 2, 4, 5)
+    pairs = {(torch.float64, torch.bfloat16): torch.float64, (torch.float16, torch.bfloat16): torch.float32}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for (a, b), want in pairs.items():
+            assert warp.bilinear(x.to(a), flow.to(b)).dtype == want
+
+
+@pytest.mark.parametrize("name", ["warp.bilinear", "costvol.displacement_map", "losses.multiscale_endpoint_error"])
+def test_autocast_compiles(name):
+    torch.compiler.reset()
+    case = next(case for case in FIRST_VARIANTS if case.id == name)
+    arguments = in_types(case, [torch.bfloat16] + [torch.float32] * 9)
+    function, variant = operator(case.row), case.variant
+    compiled = torch.compile(lambda **a: function(**a, **variant), fullgraph=True, backend="aot_eager")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close([compiled(**arguments)], called(case, arguments), rtol=0, atol=0)
+
+
+def test_layers_and_the_losses_of_networks_promote_too():
+    from motionspec.models import WarpedDifference, actionflownet
+
+    clip, flow = torch.randn(1, 2, 3, 4, 5).bfloat16(), torch.randn(1, 2, 2, 4, 5)
+    parts = {"flow1": flow.bfloat16(), "scores": torch.randn(1, 3).bfloat16()}
+    label = torch.tensor([1])
+    want = WarpedDifference()(clip.float(), flow)
+    loss = actionflownet.multitask_loss(
+        {key: a.float() for key, a in parts.items()}, label, flow, lam=1.0, alpha=(1.0,)
+    )
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(WarpedDifference()(clip, flow), want, rtol=0, atol=0)
+        found = actionflownet.multitask_loss(parts, label, flow, lam=1.0, alpha=(1.0,))
+    torch.testing.assert_close(found, loss, rtol=0, atol=0)
