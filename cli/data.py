@@ -19,8 +19,8 @@ import numpy as np
 
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
-from motionspec.data import lists
-from motionspec.data.flow_pairs import PATTERNS, FlowPairs, flying_chairs, kitti, middlebury, sintel
+from motionspec.data import layouts, lists
+from motionspec.data.flow_pairs import FlowPairs, flying_chairs, kitti, middlebury, sintel
 from motionspec.data.frames import VID_CLASSES, FrameFolders, Snippets, imagenet_vid, read_objects, septuplets
 from motionspec.data.source import cache_folder
 from motionspec.data.video import Index, Info, VideoError, read_image
@@ -68,7 +68,7 @@ def check(path: str, json_file: str | None, progress: Progress) -> tuple[str, in
     reports = []
     try:
         opencv()
-        for name, root in recognise(Path(path)):
+        for name, root in layouts.recognise(Path(path)):
             reports.append(report := Report(name, str(root)))
             try:
                 CHECKS[name](report, root, progress)
@@ -79,39 +79,13 @@ def check(path: str, json_file: str | None, progress: Progress) -> tuple[str, in
     except ImportError as error:
         raise CannotRun(str(error)) from error
     if not reports:
-        raise CannotRun(
-            f"{path}: no data set recognised here or two folders below; docs/data.md shows how each is laid out; "
-            "the simplest is a folder for each class with its videos in it"
-        )
+        raise CannotRun(layouts.nothing(Path(path)))
     if json_file is not None:
         try:
             Path(json_file).write_text(json.dumps([asdict(r) for r in reports], indent=2) + "\n", encoding="utf-8")
         except OSError as error:
             raise CannotRun(f"--json {json_file}: {error.strerror}") from error
     return "\n\n\n".join(r.text() for r in reports), int(any(r.problems for r in reports))
-
-
-# -- which data set ----------------------------------------------------------------------------------------------------
-
-
-def recognise(path: Path, depth: int = 2) -> list[tuple[str, Path]]:
-    """The data sets in `path`, or else in its folders: names of CHECKS, and where they lie."""
-    here = [(name, path) for name, is_there in _MARKS.items() if is_there(path)]
-    if here:
-        return here
-    if _class_folders(path):
-        return [("class folders", path)]
-    below = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")] if depth else []
-    return [found for folder in below for found in recognise(folder, depth - 1)]
-
-
-def _class_folders(path: Path) -> bool:
-    """Whether a video lies in a folder of it, or of its folder train."""
-    return any(lists.is_video(p.name) for pattern in ("*/*", "train/*/*", "training/*/*") for p in path.glob(pattern))
-
-
-def _has(*patterns: str) -> Callable[[Path], bool]:
-    return lambda path: any(next(path.glob(pattern), None) for pattern in patterns)
 
 
 # -- decoding ----------------------------------------------------------------------------------------------------------
@@ -175,8 +149,10 @@ def _span(numbers: Sequence[int]) -> str:
 
 
 def _check_videos(report: Report, root: Path, progress: Progress) -> None:
-    parts = lists.READERS[report.name](root)
+    parts = layouts.READERS[report.name](root)
     classes = next(iter(parts.values())).classes
+    report.wrong("one class", filter(None, [layouts.too_few_classes(root, classes)]))
+    report.wrong("no training clip", (f"{name}: a class of the others only" for name in layouts.unlearned(parts)))
     named: dict[Path, list[str]] = {}
     for part, videos in parts.items():
         for name in videos.names:
@@ -213,14 +189,16 @@ def _check_videos(report: Report, root: Path, progress: Progress) -> None:
     rows = [[p, str(len(v)), str(sum(usable[p])), str(len({*v.labels}))] for p, v in parts.items()]
     header = ("part", "clips", "usable", "classes")
     report.facts.append(table(header, rows, right=header[1:]))
-    if report.name == "class folders":
+    if report.name == layouts.CLASS_FOLDERS:
         if {v.root for v in parts.values()} == {root}:
             report.facts.append("test is the last fifth of each class by name, where there are two clips or more")
         report.wrong(
             "not called like a video",
             (f"{p}: read only if it ends in .avi, .mp4, ...; rename it or take it away" for p in others),
         )
-        empty = {f for v in parts.values() for f in v.root.iterdir() if f.is_dir() and not f.name.startswith(".")}
+        roots = {root, *(videos.root for videos in parts.values())}
+        empty = {folder for each in roots for folder in lists.folders_in(each)}
+        report.wrong("in no class folder", (f"{p}: left out" for p in layouts.loose_videos(roots)))
         empty -= {folder for path in named for folder in path.parents}
         report.wrong("folder without videos", (f"{folder}: no class" for folder in sorted(empty)))
     elif spare := [path for path in others if lists.is_video(path.name)]:
@@ -238,7 +216,7 @@ def _check_videos(report: Report, root: Path, progress: Progress) -> None:
 def _other_files(name: str, roots: Iterable[Path], named: Mapping[Path, object]) -> list[Path]:
     """Files in the class folders that no list names; of class folders, those that are not called like videos."""
     found = {root / file for root in roots for file in lists.files_below(root) if "/" in file} - {*named}
-    return sorted(path for path in found if name != "class folders" or not lists.is_video(path.name))
+    return sorted(path for path in found if name != layouts.CLASS_FOLDERS or not lists.is_video(path.name))
 
 
 def _about_videos(good: Mapping[Path, Info]) -> str:
@@ -421,17 +399,11 @@ def _check_image_set(report: Report, path: Path, parts: Mapping[str, Snippets]) 
 
 
 CHECKS: dict[str, Callable[[Report, Path, Progress], None]] = {
-    **dict.fromkeys(lists.READERS, _check_videos),
+    **dict.fromkeys(layouts.READERS, _check_videos),
     "FlyingChairs": partial(_check_flow, {"pairs with flow": flying_chairs}),
     "MPI-Sintel": partial(_check_flow, {f"pairs of {r} frames": partial(sintel, render=r) for r in ("clean", "final")}),
     "KITTI": partial(_check_flow, {f"pairs with {f}": partial(kitti, flow=f) for f in ("flow_occ", "flow_noc")}),
     "Middlebury": partial(_check_flow, {"pairs with flow": middlebury}),
     "Vimeo-90K septuplets": _check_septuplets,
     "ImageNet VID": _check_vid,
-}
-_MARKS: dict[str, Callable[[Path], bool]] = {
-    **{name: is_there for name, is_there in lists.MARKS.items() if name != "class folders"},
-    **{name: _has(*patterns) for name, patterns in PATTERNS.items()},
-    "Vimeo-90K septuplets": _has("sep_trainlist.txt", "sep_testlist.txt"),
-    "ImageNet VID": _has("Data/VID"),
 }

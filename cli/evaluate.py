@@ -19,6 +19,7 @@ from motionspec.cli.text import table
 from motionspec.cli.train import meet, source, with_flow
 from motionspec.data.clips import Clips, View
 from motionspec.data.frames import septuplets
+from motionspec.data.layouts import SEPTUPLETS, locate
 from motionspec.data.lists import first_part
 from motionspec.data.restoration import Windows
 from motionspec.data.source import NO_LABEL
@@ -107,7 +108,8 @@ def _data(run: Trained, arguments: argparse.Namespace) -> tuple[str, Any, tuple[
         squares = Squares(32, run.view.size, train=part == "train", seed=arguments.seed)
         return part, squares, tuple(map(str, range(len(squares))))
     if run.data == "septuplets":
-        parts, config = septuplets(arguments.data), run.about["config"]
+        root = locate(arguments.data, [SEPTUPLETS]).root
+        parts, config = septuplets(root), run.about["config"]
         part = first_part(arguments.data, parts, wanted)
         frames = config["recipe"]["arguments"].get("frames", 3)
         windows = Windows(parts[part], train=False, frames=frames, rate=config["rate"], seed=arguments.seed)

@@ -266,7 +266,7 @@ def test_it_cannot_run(tmp_path, capsys, folders):
     for arguments, words in {
         (str(tmp_path / "none"),): "none: not a folder",
         (str(folders / "run" / "1.avi"),): "1.avi: not a folder",
-        (str(folders / "run"),): "run: no data set recognised here or two folders below; docs/data.md shows",
+        (str(folders / "run"),): "run: 2 videos lie in the folder itself, such as 1.avi: put each into a folder named",
         (str(folders), "--json", str(tmp_path)): "expected the name of a file in a folder that exists",
         (str(folders), "--json", str(tmp_path / "no" / "x")): "expected the name of a file in a folder that exists",
     }.items():

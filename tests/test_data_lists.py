@@ -5,17 +5,8 @@ import pickle
 import pytest
 from clips import number, video
 
-from motionspec.data.lists import (
-    ListError,
-    class_folders,
-    hmdb51,
-    kinetics,
-    open_part,
-    open_videos,
-    read_parts,
-    ucf101,
-    video_format,
-)
+from motionspec.data.layouts import class_folders, open_data, open_part, open_videos
+from motionspec.data.lists import ListError, hmdb51, kinetics, ucf101
 from motionspec.data.source import Source
 
 
@@ -57,7 +48,7 @@ def test_ucf101(ucf):
     assert clips(parts["train1"]) == {"Swim/v_a.avi": "Swim", "Archery/v b.avi": "Archery"}
     assert clips(parts["test1"]) == {"Archery/v_c.avi": "Archery"}  # though there is no such file
     assert {p.root for p in parts.values()} == {ucf / "UCF"}
-    assert video_format(ucf) == "UCF-101" and open_videos(ucf, train=False).names == parts["test1"].names
+    assert open_data(ucf).name == "UCF-101" and open_videos(ucf, train=False).names == parts["test1"].names
     with pytest.raises(ListError, match="has train1, test1 and no train in split 2"):
         open_videos(ucf, split=2)
 
@@ -132,7 +123,7 @@ def test_hmdb51(hmdb):
         "train2": {"wave/b!.avi": "wave"},
         "test2": {"climb_stairs/d.avi": "climb_stairs", "wave/a (1).avi": "wave"},
     }
-    assert {videos.root for videos in parts.values()} == {hmdb / "clips"} and video_format(hmdb) == "HMDB-51"
+    assert {videos.root for videos in parts.values()} == {hmdb / "clips"} and open_data(hmdb).name == "HMDB-51"
 
 
 @pytest.mark.parametrize("line", ["a.avi 3 ", "a.avi", "1"])
@@ -183,7 +174,7 @@ def test_kinetics(k400):
         },
         "val": {"val/bbbbbbbbbbb.webm": "abseiling"},
     }
-    assert video_format(k400) == "Kinetics" and open_videos(k400, train=False).names == parts["val"].names
+    assert open_data(k400).name == "Kinetics" and open_videos(k400, train=False).names == parts["val"].names
 
 
 def test_kinetics_rows_that_are_wrong(k400):
@@ -211,12 +202,12 @@ def test_class_folders(tmp_path):
         "run/1.avi": "run", "run/2.MP4": "run", "sit/1.avi": "sit", **{f"walk/{n:02}.avi": "walk" for n in range(10)},
     }  # fmt: skip
     assert clips(parts["test"]) == {"run/deep/3.mkv": "run", "walk/10.avi": "walk", "walk/11.avi": "walk"}
-    assert video_format(tmp_path) == "class folders"
+    assert open_data(tmp_path).name == "class folders"
 
 
 def test_class_folders_in_parts(tmp_path):
     touch(tmp_path, "training/run/1.avi", "training/sit/2.avi", "validation/sit/3.avi", "validation/wave/4.avi")
-    parts = read_parts(tmp_path)
+    parts = open_data(tmp_path).parts
     assert {part: clips(videos) for part, videos in parts.items()} == {
         "train": {"run/1.avi": "run", "sit/2.avi": "sit"},
         "val": {"sit/3.avi": "sit", "wave/4.avi": "wave"},
@@ -235,10 +226,11 @@ def test_a_class_called_train(tmp_path):
 @pytest.mark.parametrize("folder", ["test", "validation"])
 def test_class_folders_of_what_is_judged_alone(tmp_path, folder):
     touch(tmp_path, f"{folder}/run/1.avi", f"{folder}/sit/2.avi", "lists/notes.txt")
-    (parts,) = read_parts(tmp_path).items()
+    (parts,) = open_data(tmp_path).parts.items()
     assert parts[0] == folder[: 4 if folder == "test" else 3] and parts[1].classes == ("run", "sit")
-    touch(tmp_path, "walk/3.avi")  # then it is a class like others
-    assert class_folders(tmp_path)["train"].classes == tuple(sorted((folder, "walk")))
+    touch(tmp_path, "walk/3.avi")  # then it may be a class like others, or walk a part of another name
+    with pytest.raises(ListError, match=f"{folder} is a part and walk, which holds videos beside it, is none"):
+        class_folders(tmp_path)
 
 
 def test_one_clip_a_class_is_nothing_to_test_on(tmp_path):
@@ -252,7 +244,7 @@ def test_no_data_set(tmp_path):
     for path, words in ((tmp_path, "no lists of UCF-101, HMDB-51 or Kinetics"), (tmp_path / "none", "not a folder")):
         with pytest.raises(ListError, match=words):
             open_videos(path)
-    with pytest.raises(ListError, match="no lists of UCF-101"):
+    with pytest.raises(ListError, match=r"1 video lies in the folder itself, such as flat.avi: put each into a folder"):
         open_videos(touch(tmp_path, "flat.avi"))
 
 

@@ -19,7 +19,7 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 from motionspec.cli.main import main  # noqa: E402
 from motionspec.data.clips import Clips, View  # noqa: E402
-from motionspec.data.lists import open_videos  # noqa: E402
+from motionspec.data.layouts import open_videos  # noqa: E402
 from motionspec.data.motion import Motion, Size  # noqa: E402
 from motionspec.data.video import VideoError  # noqa: E402
 from motionspec.models.bn_inception import BNInception  # noqa: E402
