@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motionspec.checks import message
-from motionspec.data.lists import ListError, lines
+from motionspec.data.lists import ListError, below, lines
 from motionspec.data.source import NO_LABEL, Images
 from motionspec.data.video import VideoError, read_images
 
@@ -84,7 +84,7 @@ def septuplets(root: str | os.PathLike[str]) -> dict[str, FrameFolders]:
     root, parts = Path(root), {}
     for part in ("train", "test"):
         if (path := root / f"sep_{part}list.txt").is_file():
-            names = tuple(line for _, line in lines(path))
+            names = tuple(below(where, line) for where, line in lines(path))
             parts[part] = FrameFolders(root / "sequences", names, tuple(f"im{k}.png" for k in range(1, 8)))
     if not parts:
         raise ListError(f"{root}: no sep_trainlist.txt and no sep_testlist.txt")

@@ -79,7 +79,7 @@ def test_ucf101_lists_that_are_wrong(ucf, file, content, words):
 
 def test_a_list_that_is_no_text(ucf):
     (ucf / "lists" / "testlist01.txt").write_bytes(b"Swim/\xff.avi")
-    with pytest.raises(ListError, match=r"testlist01.txt: not a text file in UTF-8"):
+    with pytest.raises(ListError, match=r"testlist01.txt:1: not text in UTF-8"):
         ucf101(ucf)
     for file in ("trainlist01.txt", "testlist01.txt"):
         (ucf / "lists" / file).unlink()
