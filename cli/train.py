@@ -68,16 +68,14 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     torch.manual_seed(arguments.seed)
     network = row.build(**options)
     first = not int(os.environ.get("RANK", 0))  # of several processes the first speaks
-    if first:  # now, so that what is learned can be seen to be what was meant
-        print(*said, sep="\n", flush=True)
     if arguments.weights is not None:
         with readable(arguments.weights):
             report = begin(network, arguments.weights, head(row, options))
             digest = hashlib.sha256(Path(arguments.weights).read_bytes()).hexdigest()
         about["weights"] = {"file": Path(arguments.weights).name, "sha256": digest}
-        if first and not arguments.resume:  # now, as the training may take days
+        if not arguments.resume:
             random = "; what is kept is random" if report.kept else ""
-            print(f"begins with {Path(arguments.weights).name}: {report}{random}", flush=True)
+            said.append(f"begins with {Path(arguments.weights).name}: {report}{random}")
     try:
         result = fit(
             recipe,
@@ -95,6 +93,8 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
             resume=arguments.resume,
             tensorboard=arguments.tensorboard,
             about=about,
+            # Said before the first step, as the training may take days: what is learned is seen to be what was meant.
+            begins=lambda: print(*said, sep="\n", flush=True) if said else None,
             progress=progress,
         )
     except Interrupted as stop:

@@ -183,6 +183,7 @@ def test_data_check_and_train_agree(tmp_path, capsys, monkeypatch, files):
     pytest.importorskip("cv2")
     pytest.importorskip("torch")
     from clips import video
+
     from motionspec.cli import train
 
     monkeypatch.setattr(train, "fit", _stop)
@@ -208,7 +209,8 @@ def test_data_check_and_train_agree(tmp_path, capsys, monkeypatch, files):
     assert said[4] == ", ".join(f"{k} {n}" for k, n in report["found"]["usable clips of each class"].items())
 
 
-def _stop(*_, **__):
+def _stop(*_, begins, **__):
+    begins()
     raise ValueError("stop here")
 
 

@@ -5,8 +5,8 @@ import pickle
 import pytest
 from clips import number, video
 
-from motionspec.data.layouts import class_folders, open_data, open_part, open_videos
 from motionspec.data.frames import septuplets
+from motionspec.data.layouts import class_folders, open_data, open_part, open_videos
 from motionspec.data.lists import ListError, hmdb51, kinetics, ucf101
 from motionspec.data.source import Source
 
