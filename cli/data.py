@@ -223,7 +223,8 @@ def _about_videos(good: Mapping[Path, Info]) -> str:
     if not good:
         return "no video is usable"
     frames = [info.frames for info in good.values()]
-    lacks = {path: max(0, info.declared - info.frames) for path, info in good.items()}
+    counted = {path: info for path, info in good.items() if info.declared}
+    lacks = {path: max(0, info.declared - info.frames) for path, info in counted.items()}
     short = [n for n in lacks.values() if n]
     text = f"frames of a video: {_span(frames)}; {sum(frames)} in all"
     text += f"\nresolutions: {_sizes((info.height, info.width) for info in good.values())}"
@@ -233,12 +234,21 @@ def _about_videos(good: Mapping[Path, Info]) -> str:
             f"\n{len(short)} of {len(good)} videos decode to {some} fewer than declared: what decodes counts; so few "
         )
         text += "missing are no truncation"
-    usual = min(statistics.multimode(lacks.values()))
+    usual = min(statistics.multimode(lacks.values()), default=0)
     odd = [f"  {path}: {good[path].frames} of {good[path].declared}" for path, n in lacks.items() if n > usual]
-    if odd:
-        more = [f"  and {len(odd) - SHOWN} more; --json FILE has them all"] if len(odd) > SHOWN else []
-        text += "\n".join(["\nthese lack more than is usual here, as damage does:", *odd[:SHOWN], *more])
-    return text
+    text += _noted("these lack more than is usual here, as damage does:", odd)
+    short = [
+        f"  {path}: {info.frames} of about {info.estimated}" for path, info in good.items() if info.may_be_truncated
+    ]
+    return text + _noted("these may be truncated, or have sound longer than the picture, or a rate that varies:", short)
+
+
+def _noted(text: str, lines: Sequence[str]) -> str:
+    """A note and the first of the files that it is about; nothing where there are none."""
+    if not lines:
+        return ""
+    more = [f"  and {len(lines) - SHOWN} more; --json FILE has them all"] if len(lines) > SHOWN else []
+    return "\n".join(["", text, *lines[:SHOWN], *more])
 
 
 def _about_classes(classes: Sequence[str], clips: Mapping[str, int]) -> str:

@@ -96,7 +96,7 @@ def test_good_class_folders(check, folders):
     assert "classes: 2; usable clips of one: 1 to 2, median 1.5\n  run 2, sit 1" in text
     assert found[0]["found"]["usable clips of each class"] == {"run": 2, "sit": 1}
     assert found[0]["found"]["videos"][str(folders / "sit" / "1.avi")] == {
-        "frames": 30, "declared": 30, "height": 48, "width": 64,
+        "frames": 30, "declared": 30, "height": 48, "width": 64, "estimated": 0,
     }  # fmt: skip
 
 
