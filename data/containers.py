@@ -133,8 +133,7 @@ def _shown(moov: bytes, track: bytes, table: bytes) -> int | None:
             continue
         if rate != 1:  # a picture that stands still, or a film that runs at another speed
             return None
-        ends = begins + duration * ticks if duration else np.inf
-        shown += int(((times >= begins) & (times < ends)).sum())
+        shown += int(((times >= begins) & (times < begins + duration * ticks)).sum())
     return shown
 
 

@@ -112,7 +112,10 @@ def _without_frames(path: str | os.PathLike[str], capture: Any) -> str:
     if said and said.lower() not in _USUAL:
         return _foreign(path, said)
     of = f" (codec {said})" if said else ""
-    if declared := counted(path):
+    if (declared := counted(path)) == 0:
+        source, target = _converted(path)
+        return f"{path}: its edit list shows no frame; write it anew: ffmpeg -ignore_editlist 1 -i {source} {target}"
+    if declared:
         return f"{path}: no frame of the {declared} that it counts decodes{of}: truncated or damaged; fetch it again"
     return f"{path}: opens as a video but no frame decodes{of}: damaged or without pictures; fetch it again"
 
@@ -120,12 +123,18 @@ def _without_frames(path: str | os.PathLike[str], capture: Any) -> str:
 def _foreign(path: str | os.PathLike[str], said: str) -> str:
     """What to do with a codec that this OpenCV does not decode, in one line."""
     known = next((name for name, codes in _CODECS.items() if said.lower() in codes), None)
-    name, file = (f"{known} ({said})" if known else said), Path(path)
-    source, target = shlex.quote(file.name), shlex.quote(f"{file.stem}-h264.mp4")
+    name = f"{known} ({said})" if known else said
+    source, target = _converted(path)
     return (
         f"{path}: this OpenCV decodes no frame of its codec {name}; "
         f"convert it to H.264: ffmpeg -i {source} -c:v libx264 {target}"
     )
+
+
+def _converted(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """The names of a video and of what it is converted to, for a shell."""
+    file = Path(path)
+    return shlex.quote(file.name), shlex.quote(f"{file.stem}-h264.mp4")
 
 
 def _fourcc(capture: Any) -> str:

@@ -99,6 +99,14 @@ def test_an_edit_list_that_shows_all(tmp_path):
     assert counted(video(tmp_path / "x.mp4", 31, "mp4v")) == 31
 
 
+@pytest.mark.parametrize("first", [5, 31])
+def test_an_edit_list_that_shows_nothing(tmp_path, first):
+    path = trimmed(video(tmp_path / "x.mp4", 31, "mp4v"), first, first)
+    assert counted(path) == 0
+    with pytest.raises(VideoError, match="its edit list shows no frame; write it anew: ffmpeg -ignore_editlist 1 -i x"):
+        examine(path)
+
+
 @pytest.mark.parametrize("name", ["x.mkv", "x.webm"])
 def test_a_duration_is_no_count(tmp_path, name):
     path = longer(video(tmp_path / name, 20, "VP80" if name == "x.webm" else "MJPG"), 5)
