@@ -77,8 +77,8 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
         for (run, _), (_, clips, _) in zip(runs, data, strict=True)
     ]
     of = evaluate.fuse([(scores, weight) for scores, (_, weight) in zip(found, runs, strict=True)])
-    evaluate.write(folder, of, about)
-    return said(of, part, folder)
+    undrawn = evaluate.write(folder, of, about)
+    return said(of, part, folder, undrawn)
 
 
 def _replaceable(file: Path, about: dict[str, Any]) -> None:
@@ -127,8 +127,8 @@ def _weighted(text: str) -> tuple[str, float]:
         raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
 
 
-def said(of: Scores, part: str, folder: Path) -> list[str]:
-    """What the terminal shows of a result: the worst classes, the measures, what was skipped."""
+def said(of: Scores, part: str, folder: Path, undrawn: str) -> list[str]:
+    """What the terminal shows of a result: the worst classes, the measures, what was skipped and what is not drawn."""
     result = evaluate.classification(of)
     rows = [[*map(str, row)] for row in evaluate.class_rows(of) if row[1]]
     worst = sorted(rows, key=lambda row: float(row[3]))
@@ -147,9 +147,7 @@ def said(of: Scores, part: str, folder: Path) -> list[str]:
     files = ["result.json", "classes.csv", "confusion.csv", "confusion.png", "scores.csv"]
     there = [name for name in files if (folder / name).is_file()]
     lines.append(f"{folder.resolve()}: {', '.join(there)}")
-    return (
-        lines if there == files else [*lines, "no confusion.png without matplotlib: pip install 'motionspec[figures]'"]
-    )
+    return [*lines, undrawn] if undrawn else lines
 
 
 def _first(broken: Mapping[int, str]) -> list[str]:

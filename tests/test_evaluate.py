@@ -319,6 +319,8 @@ def test_the_loss_of_restored_frames_is_half_their_squared_errors():
     batch = {"clip": torch.zeros(2, 3, 4, 5), "target": torch.zeros(2, 3, 4, 5)}
     batch["target"][0, 0, 0, :2] = torch.tensor([3.0, 4.0])
     assert objectives.restoration(torch.nn.Identity(), batch).item() == 0.5 * 25 / 2
+
+
 NAMES = ("pay_$_cash_$ (5%)", r"$\frac{1$", "走路", "w" * 120, "new\nline", "\x1b[31mred", "a_b^c", "👩‍👧")
 
 

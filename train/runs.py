@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import logging
 import math
 import os
 import platform
@@ -21,6 +22,7 @@ import torch
 from torch import nn
 
 import motionspec
+from motionspec.train.pictures import drawn
 
 __all__ = ["Run", "RunError", "different", "plain"]
 
@@ -81,6 +83,7 @@ class Run:
             raise RunError(f"{folder}: {error.strerror}; name a folder that can be written") from error
         self._log = self._opened_log()
         self._drawn = -math.inf
+        self._undrawn = ""
         self._board: Any = None
         if tensorboard:  # hides what an earlier start wrote after the last save
             first = self.state["done"] + 1 if self.state else 1
@@ -163,10 +166,15 @@ class Run:
         if not now and time.monotonic() < self._drawn + 30:
             return
         self._drawn = time.monotonic()
-        try:
-            from matplotlib.figure import Figure
-        except ModuleNotFoundError:
-            return
+        file = self.folder / "curves.png"
+        why = drawn(file, self._draw) if importlib.util.find_spec("matplotlib") else ""
+        if why and why != self._undrawn:
+            logging.getLogger("motionspec").warning(why)
+            self._undrawn = why  # said once
+
+    def _draw(self, picture: Path) -> None:
+        from matplotlib.figure import Figure
+
         self._log.flush()
         with (self.folder / "log.csv").open(newline="") as log:
             rows = list(csv.DictReader(log))
@@ -185,8 +193,7 @@ class Run:
             axes.set_ylabel(name)
             axes.grid(alpha=0.3)
             axes.set_xlabel("step" if axes is panels[-1] else "")
-        with _replaced(self.folder / "curves.png") as file:
-            figure.savefig(file, dpi=100, format="png")
+        figure.savefig(picture, dpi=100, format="png")
 
     def close(self) -> None:
         """Of a run that ended before its first step nothing is left, so that the same command begins again."""
