@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from motionspec.checks import printable
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import table
 from motionspec.data import layouts, lists
@@ -49,14 +50,14 @@ class Report:
 
     def text(self) -> str:
         """For a terminal."""
-        blocks = [f"{self.name} in {self.path}", *self.facts]
+        blocks = [f"{self.name} in {printable(self.path)}"]
+        blocks += ["\n".join(map(printable, fact.split("\n"))) for fact in self.facts]
         for kind, lines in self.problems.items():
             more = [f"... and {len(lines) - SHOWN} more; --json FILE has them all"] if len(lines) > SHOWN else []
-            shown = [line.removeprefix(f"{self.path}/") for line in lines[:SHOWN]]
+            shown = [printable(line.removeprefix(f"{self.path}/")) for line in lines[:SHOWN]]
             blocks.append("\n  ".join([f"{kind}: {len(lines)}", *shown, *more]))
         n = sum(map(len, self.problems.values()))
-        text = "\n\n".join([*blocks, f"{n} problem{'s' * (n > 1)}" if n else "all good"])
-        return text.encode(errors="backslashreplace").decode()  # names that are not UTF-8 cannot be printed
+        return "\n\n".join([*blocks, f"{n} problem{'s' * (n > 1)}" if n else "all good"])
 
 
 def check(path: str, json_file: str | None, progress: Progress) -> tuple[str, int]:
@@ -235,12 +236,20 @@ def _about_videos(good: Mapping[Path, Info]) -> str:
         )
         text += "missing are no truncation"
     usual = min(statistics.multimode(lacks.values()), default=0)
-    odd = [f"  {path}: {good[path].frames} of {good[path].declared}" for path, n in lacks.items() if n > usual]
+    odd = [
+        f"  {printable(str(path))}: {good[path].frames} of {good[path].declared}"
+        for path, n in lacks.items()
+        if n > usual
+    ]
     text += _noted("these lack more than is usual here, as damage does:", odd)
     short = [
-        f"  {path}: {info.frames} of about {info.estimated}" for path, info in good.items() if info.may_be_truncated
+        _said(path, info.frames, f"about {info.estimated}") for path, info in good.items() if info.may_be_truncated
     ]
     return text + _noted("these may be truncated, or have sound longer than the picture, or a rate that varies:", short)
+
+
+def _said(path: Path, frames: int, of: str) -> str:
+    return f"  {printable(str(path))}: {frames} of {of}"
 
 
 def _noted(text: str, lines: Sequence[str]) -> str:
@@ -257,7 +266,7 @@ def _about_classes(classes: Sequence[str], clips: Mapping[str, int]) -> str:
     if 0 in numbers:
         text += f"; classes without: {numbers.count(0)}"
     if len(classes) <= MANY_CLASSES:
-        listed = ", ".join(f"{name} {clips[name]}" for name in classes)
+        listed = ", ".join(f"{printable(name)} {clips[name]}" for name in classes)
         text += "\n" + textwrap.fill(listed, 100, initial_indent="  ", subsequent_indent="  ")
     return text
 

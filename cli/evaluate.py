@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import motionspec
+from motionspec.checks import printable
 from motionspec.cli.demo import Picture, said_environment, usable, write_report
 from motionspec.cli.demo_model import Ran, map_pictures
 from motionspec.cli.runner import CannotRun
@@ -152,7 +153,7 @@ def said(of: Scores, part: str, folder: Path, undrawn: str) -> list[str]:
 
 def _first(broken: Mapping[int, str]) -> list[str]:
     """What is wrong with the first clips that were skipped, a line each."""
-    lines = [f"  {why}" for why in [*broken.values()][:SHOWN]]
+    lines = [f"  {printable(why)}" for why in [*broken.values()][:SHOWN]]
     return [*lines, f"  ... and {len(broken) - SHOWN} more; all: result.json"] if len(broken) > SHOWN else lines
 
 
@@ -209,11 +210,12 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
             "shares": dict(zip(run.classes, shares.tolist(), strict=True)),
         }
         Path(arguments.json).write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return [text[0], "", bars(top), "", f"report: {report.resolve()}"]
+    return [printable(text[0]), "", bars(top), "", f"report: {report.resolve()}"]
 
 
 def bars(shares: Sequence[tuple[str, float]]) -> str:
     """A line for each class: its name, its share in per cent, a bar."""
+    shares = [(printable(name), share) for name, share in shares]
     width = max(len(name) for name, _ in shares)
     return "\n".join(
         f"{name.ljust(width)}  {100 * share:6.2f} %  {'#' * round(40 * share)}".rstrip() for name, share in shares

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from motionspec.checks import printable
 from motionspec.cli.demo import usable
 from motionspec.cli.networks import readable
 from motionspec.cli.runner import CannotRun
@@ -214,7 +215,7 @@ def announced(name: str, parts: Mapping[str, Source]) -> list[str]:
     clips = ", ".join(f"{part} {len(source)}" for part, source in parts.items())
     counts = class_counts(parts)
     if not counts:
-        return [f"{name}: {clips}"]
+        return [printable(f"{name}: {clips}")]
     if len(counts) > MANY_CLASSES:
         each = f"{min(counts.values())} to {max(counts.values())} clips of one"
     else:
@@ -222,7 +223,7 @@ def announced(name: str, parts: Mapping[str, Source]) -> list[str]:
     lines = [f"{name}: {clips}; {len(counts)} classes: {each}"]
     if missing := unlearned(parts):
         lines.append(f"no training clip, so these cannot be learned: {', '.join(missing)}")
-    return lines
+    return [*map(printable, lines)]
 
 
 def meet(recipe: str, kind: str, data: str) -> None:

@@ -191,7 +191,7 @@ def class_folders(root: str | os.PathLike[str]) -> Parts:
         roots = {"train": root, "test": root}
         clips = dict(zip(roots, _held_out(_classes(root)), strict=True))
     classes = tuple(sorted({name for found in clips.values() for name in found}))
-    _refuse_look_alikes(root, classes)
+    _check_names(root, classes)
     return {part: _labelled(roots[part], found, classes) for part, found in clips.items() if any(found.values())}
 
 
@@ -292,10 +292,12 @@ def _holder(folder: Path) -> str:
     return min(file for file in files_below(folder) if is_video(file)).rpartition("/")[0]
 
 
-def _refuse_look_alikes(root: Path, classes: Sequence[str]) -> None:
-    """Raise ListError where two classes would be one to a reader: the parts of one class, written in two ways."""
+def _check_names(root: Path, classes: Sequence[str]) -> None:
+    """Raise ListError for a class that no file can name, and for two that would be one to a reader."""
     seen: dict[str, str] = {}
     for name in classes:
+        if any(0xD800 <= ord(letter) < 0xE000 for letter in name):  # a byte that is no text: no file can be written so
+            raise ListError(f"{root}: the name of the class {name!a} is not UTF-8: rename its folder")
         other = seen.setdefault(unicodedata.normalize("NFKC", name).casefold().strip(), name)
         if other != name:
             raise ListError(
