@@ -25,6 +25,7 @@ from motionspec.data.flow_pairs import FlowPairs, flying_chairs, kitti, middlebu
 from motionspec.data.frames import VID_CLASSES, FrameFolders, Snippets, imagenet_vid, read_objects, septuplets
 from motionspec.data.source import cache_folder
 from motionspec.data.video import Index, Info, VideoError, read_image
+from motionspec.files import write_text
 from motionspec.flow import opencv
 from motionspec.progress import Progress
 
@@ -83,7 +84,7 @@ def check(path: str, json_file: str | None, progress: Progress) -> tuple[str, in
         raise CannotRun(layouts.nothing(Path(path)))
     if json_file is not None:
         try:
-            Path(json_file).write_text(json.dumps([asdict(r) for r in reports], indent=2) + "\n", encoding="utf-8")
+            write_text(Path(json_file), json.dumps([asdict(r) for r in reports], indent=2) + "\n")
         except OSError as error:
             raise CannotRun(f"--json {json_file}: {error.strerror}") from error
     return "\n\n\n".join(r.text() for r in reports), int(any(r.problems for r in reports))

@@ -1,7 +1,6 @@
 """`motionspec demo`: every operator on a real frame pair, held against the oracle, timed, with a picture report."""
 
 import base64
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +18,7 @@ from motionspec.cli.media import read_pairs
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import number, settings, table, used
 from motionspec.data.video import VideoError, read_image
+from motionspec.files import write_text
 from motionspec.flow import encoded, flow_to_color, read_flow
 from motionspec.progress import Progress
 from motionspec.refimpl.equations import EQUATIONS, Equation
@@ -508,9 +508,7 @@ def write_report(
         sources=EQUATIONS,
     )
     path = folder / "report.html"
-    part = folder / "report.html.part"  # renamed when complete: no half-written report
-    part.write_text(html, encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, html)
     return path
 
 

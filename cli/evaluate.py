@@ -25,6 +25,7 @@ from motionspec.data.lists import first_part
 from motionspec.data.restoration import Windows
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import Videos
+from motionspec.files import write_text
 from motionspec.progress import Progress
 from motionspec.train import evaluate
 from motionspec.train.detection import Squares
@@ -209,7 +210,7 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
             "scores": dict(zip(run.classes, scores[0].tolist(), strict=True)),
             "shares": dict(zip(run.classes, shares.tolist(), strict=True)),
         }
-        Path(arguments.json).write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(Path(arguments.json), json.dumps(result, indent=2, allow_nan=False) + "\n")
     return [printable(text[0]), "", bars(top), "", f"report: {report.resolve()}"]
 
 

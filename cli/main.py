@@ -23,6 +23,7 @@ from motionspec.cli.results import judge_results
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.text import report, settings, table
 from motionspec.cli.vectors import Vectors, write
+from motionspec.files import write_text
 from motionspec.fused import FUSED
 from motionspec.refimpl.equations import EQUATIONS, SINGLE
 
@@ -621,10 +622,10 @@ _CAUSED = (ValueError, TypeError, ArithmeticError, ImportError)  # by what users
 @contextmanager
 def _one_line(*caused: type[Exception]) -> Iterator[Progress]:
     """A line of progress; errors of these kinds, by default _CAUSED, and those of files become CannotRun."""
-    progress = Progress()
+    progress, kinds = Progress(), caused or _CAUSED
     try:
         yield progress
-    except (caused or _CAUSED) as error:
+    except kinds as error:
         raise CannotRun(printable(_last_line(error))) from error
     except CannotRun as error:
         raise CannotRun(printable(str(error))) from error
@@ -664,7 +665,7 @@ def _write_json(path: Path, verdicts: Sequence[Verdict], options: dict[str, Any]
         "verdicts": [plain(v.as_json()) for v in verdicts],
     }
     try:
-        path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise CannotRun(f"--json {path}: {error.strerror}") from error
 

@@ -9,6 +9,7 @@ crops; the papers do not say so.
 import csv
 import hashlib
 import importlib
+import io
 import json
 import math
 import os
@@ -26,6 +27,7 @@ from motionspec.checks import choice, count, message
 from motionspec.data.clips import Clips, Epochs, View, loader
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import VideoError
+from motionspec.files import write_text
 from motionspec.models.table import Frames, networks
 from motionspec.models.weights import load
 from motionspec.ops import losses, metrics
@@ -429,7 +431,7 @@ def _result(
         "metrics": metrics,
     }
     text = json.dumps(result, indent=2, allow_nan=False)
-    (out / "result.json").write_text(text + "\n", encoding="utf-8")
+    write_text(out / "result.json", text + "\n")
 
 
 def class_rows(of: Scores) -> Iterator[tuple[str, int, int, str, str]]:
@@ -443,8 +445,9 @@ def class_rows(of: Scores) -> Iterator[tuple[str, int, int, str, str]]:
 
 
 def _csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_text(path, text.getvalue())
 
 
 def draw(path: Path, classes: Sequence[str], matrix: Tensor) -> None:

@@ -13,15 +13,16 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 import motionspec
+from motionspec.files import replaced
 from motionspec.train.pictures import drawn
 
 __all__ = ["Run", "RunError", "different", "plain"]
@@ -77,7 +78,7 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             starts = self._read("environment.json", [])
             for name, value in {"config": self.config, "environment": [*starts, environment()]}.items():
-                with _replaced(folder / f"{name}.json") as file:
+                with replaced(folder / f"{name}.json") as file:
                     file.write((json.dumps(value, indent=2) + "\n").encode())
         except OSError as error:
             raise RunError(f"{folder}: {error.strerror}; name a folder that can be written") from error
@@ -124,7 +125,7 @@ class Run:
         if file.exists():
             with file.open(newline="") as log:
                 rows = [row for row in csv.reader(log) if row and row[0].isdigit() and int(row[0]) <= last]
-        with _replaced(file) as kept:
+        with replaced(file) as kept:
             text = io.StringIO(newline="")
             csv.writer(text).writerows([COLUMNS, *rows])
             kept.write(text.getvalue().encode())
@@ -150,15 +151,21 @@ class Run:
         if self._board:
             self._board.flush()
         whole = {_RESUME: self.config, **state}
-        with _replaced(self.folder / "resume.pt") as file:
-            torch.save(whole, file)
+        file = self.folder / "resume.pt"
+        with replaced(file) as opened:
+            try:
+                torch.save(whole, opened)
+            except RuntimeError as error:  # what torch makes of an OSError while it closes its archive
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
 
     def weights(self, name: str, network: nn.Module) -> None:
         """Replace NAME.safetensors."""
         from safetensors.torch import save
 
         state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-        with _replaced(self.folder / f"{name}.safetensors") as file:
+        with replaced(self.folder / f"{name}.safetensors") as file:
             file.write(save(state))
 
     def draw(self, now: bool) -> None:
@@ -205,7 +212,8 @@ class Run:
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
             if self._made:
-                self.folder.rmdir()
+                with suppress(OSError):  # of other files in it: the error that ends the run is not to be hidden
+                    self.folder.rmdir()
 
 
 def environment() -> dict[str, Any]:
@@ -229,17 +237,6 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
     }
-
-
-@contextmanager
-def _replaced(file: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `file` at the end: a kill at any moment leaves the old one or the new."""
-    new = file.with_name(f".{file.name}.new")
-    with new.open("wb") as opened:
-        yield opened
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(new, file)
 
 
 def _same(where: Path, found: Any, wanted: Any) -> None:
