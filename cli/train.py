@@ -27,11 +27,22 @@ from motionspec.data.degrade import rate_for
 from motionspec.data.flow_cache import TVL1
 from motionspec.data.flow_pairs import PATTERNS, pair_parts
 from motionspec.data.frames import septuplets
-from motionspec.data.layouts import READERS, SEPTUPLETS, class_counts, locate, too_few_classes, unlearned
+from motionspec.data.layouts import (
+    CLASS_FOLDERS,
+    READERS,
+    SEPTUPLETS,
+    Found,
+    class_counts,
+    locate,
+    loose_videos,
+    too_few_classes,
+    unlearned,
+)
 from motionspec.data.lists import ListError, first_part
 from motionspec.data.motion import SIZES, Motion
 from motionspec.data.restoration import Windows
 from motionspec.data.source import FlowSource, Source
+from motionspec.data.video import Videos
 from motionspec.models.actionflownet import Stacked
 from motionspec.models.bn_inception import BNInception
 from motionspec.models.disentangled import BRANCHES, Disentangled
@@ -172,12 +183,12 @@ def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> Chosen:
         return Squares(**shape), Squares(32, train=False, **shape), {"classes": [*Squares.classes]}, []
     if recipe.data == "septuplets":
         return _restored(recipe, data, options)
-    name, parts = parts_of(data)
-    if name in PATTERNS:
+    found, parts = parts_of(data)
+    if found.name in PATTERNS:
         if recipe.arguments.get("classes", 0) is not None:
-            raise CannotRun(f"--data {data}: {name} has flow and no classes: {_OF_PAIRS} learns from it")
+            raise CannotRun(f"--data {data}: {found.name} has flow and no classes: {_OF_PAIRS} learns from it")
         if (recipe.view.flow, recipe.view.length) != ("inside", 2):
-            raise CannotRun(f"--data {data}: {name} has pairs of frames: {_OF_PAIRS} learns from them")
+            raise CannotRun(f"--data {data}: {found.name} has pairs of frames: {_OF_PAIRS} learns from them")
     part = first_part(data, parts, ["train"], arguments.split)
     of = with_flow(parts[part], recipe.view)
     clips = Clips(of, recipe.view, train=True, **options)
@@ -190,12 +201,13 @@ def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> Chosen:
     # A run does not go on with other videos; where they lie may change.
     names = hashlib.blake2b(json.dumps([of.names, of.labels]).encode(), digest_size=8).hexdigest()
     about = {"classes": [*of.classes], "clips": f"names {names}"} | split
-    return clips, seen, about, announced(f"{name} in {data}", parts)
+    return clips, seen, about, announced(found, parts)
 
 
 def _restored(recipe: Recipe, data: str, options: dict[str, Any]) -> Chosen:
     """Septuplets and their degraded frames."""
-    parts = septuplets(locate(data, [SEPTUPLETS]).root)
+    found = locate(data, [SEPTUPLETS])
+    parts = septuplets(found.root)
     if "train" not in parts:
         raise CannotRun(f"--data {data}: no sep_trainlist.txt, so nothing to train on")
     clean = parts["train"]
@@ -207,11 +219,12 @@ def _restored(recipe: Recipe, data: str, options: dict[str, Any]) -> Chosen:
     train = Windows(clean, train=True, size=size, **options)
     test = Windows(parts["test"], train=False, **options) if "test" in parts else None
     about = {"rate": rate, "psnr": psnr, "classes": []}  # of the degraded frames
-    return train, test, about, announced(f"{SEPTUPLETS} in {data}", parts)
+    return train, test, about, announced(found, parts)
 
 
-def announced(name: str, parts: Mapping[str, Source]) -> list[str]:
+def announced(found: Found, parts: Mapping[str, Source]) -> list[str]:
     """What the data are: parts, classes and how many clips each has, as `motionspec data check` counts them."""
+    name = f"{found.name} in {found.root}"
     clips = ", ".join(f"{part} {len(source)}" for part, source in parts.items())
     counts = class_counts(parts)
     if not counts:
@@ -223,6 +236,9 @@ def announced(name: str, parts: Mapping[str, Source]) -> list[str]:
     lines = [f"{name}: {clips}; {len(counts)} classes: {each}"]
     if missing := unlearned(parts):
         lines.append(f"no training clip, so these cannot be learned: {', '.join(missing)}")
+    loose = loose_videos({found.root, *(part.root for part in parts.values() if isinstance(part, Videos))})
+    if found.name == CLASS_FOLDERS and loose:
+        lines.append(f"left out, as they lie in no class folder: {len(loose)}, such as {loose[0]}")
     return [*map(printable, lines)]
 
 
@@ -243,15 +259,15 @@ def source(data: str, view: View, wanted: Sequence[str], split: int) -> tuple[st
     return part, with_flow(parts[part], view)
 
 
-def parts_of(data: str) -> tuple[str, Mapping[str, Source]]:
+def parts_of(data: str) -> tuple[Found, Mapping[str, Source]]:
     """Which data set --data names, and its parts. Raises CannotRun or ListError."""
     if not data.startswith("motion:"):
         found = locate(data, [*READERS, *PATTERNS])
-        return found.name, pair_parts(found.root) if found.name in PATTERNS else READERS[found.name](found.root)
+        return found, pair_parts(found.root) if found.name in PATTERNS else READERS[found.name](found.root)
     size = data.removeprefix("motion:")
     if size not in SIZES:
         raise CannotRun(f"--data {data}: expected motion:{', motion:'.join(SIZES)}, or the folder of a data set")
-    return "motion benchmark", {part: Motion(size, part) for part in ("train", "test")}
+    return Found("motion benchmark", Path(data)), {part: Motion(size, part) for part in ("train", "test")}
 
 
 def with_flow(of: Source, view: View) -> Source:

@@ -345,7 +345,7 @@ def _videos_in(folder: Path) -> list[str]:
 
 def loose_videos(roots: Iterable[Path]) -> list[Path]:
     """The videos that lie beside class folders and so belong to no class."""
-    return sorted(root / name for root in roots for name in _videos_in(root))
+    return sorted(root / name for root in roots if root.is_dir() for name in _videos_in(root))
 
 
 def _holds_videos(folder: Path) -> bool:

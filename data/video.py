@@ -88,7 +88,8 @@ def examine(path: str | os.PathLike[str], progress: Progress | None = None) -> I
         raise VideoError(f"{path}: truncated: only {n} of the {declared} declared frames decode; fetch it again")
     if progress:
         progress(n, None)
-    return Info(n, declared, *first.shape[:2], 0 if declared else max(0, estimated))
+    height, width = first.shape[:2]
+    return Info(n, declared, height, width, 0 if declared else max(0, estimated))
 
 
 # The codecs that every build of OpenCV decodes: what does not decode is damaged, and not foreign to it.
