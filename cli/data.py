@@ -243,10 +243,10 @@ def _about_videos(good: Mapping[Path, Info]) -> str:
         if n > usual
     ]
     text += _noted("these lack more than is usual here, as damage does:", odd)
-    short = [
+    fewer = [
         _said(path, info.frames, f"about {info.estimated}") for path, info in good.items() if info.may_be_truncated
     ]
-    return text + _noted("these may be truncated, or have sound longer than the picture, or a rate that varies:", short)
+    return text + _noted("these may be truncated, or have sound longer than the picture, or a rate that varies:", fewer)
 
 
 def _said(path: Path, frames: int, of: str) -> str:

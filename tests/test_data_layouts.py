@@ -6,7 +6,7 @@ import re
 import pytest
 
 from motionspec.cli.main import main
-from motionspec.data.layouts import class_folders, open_data, recognise, unlearned
+from motionspec.data.layouts import class_folders, open_data, recognise, unjudged, unlearned
 from motionspec.data.lists import ListError
 
 
@@ -220,3 +220,8 @@ def test_classes_with_nothing_to_learn_from_are_said(tmp_path):
     touch(tmp_path, "train/run/1.avi", "train/sit/1.avi", "test/run/2.avi", "test/wave/3.avi")
     assert unlearned(open_data(tmp_path).parts) == ["wave"]
     assert class_folders(tmp_path)["train"].classes == ("run", "sit", "wave")
+
+
+def test_classes_with_nothing_to_judge_by_are_said(tmp_path):
+    touch(tmp_path, "train/run/1.avi", "train/sit/1.avi", "test/run/2.avi", "val/sit/3.avi")
+    assert unjudged(open_data(tmp_path).parts) == {"val": ["run"], "test": ["sit"]}

@@ -1,5 +1,6 @@
 """List files and class folders: parts, labels and names of the official files, and of miniature ones of each form."""
 
+import os
 import pickle
 
 import pytest
@@ -393,3 +394,21 @@ def test_lists_that_lie_in_two_folders(ucf, hmdb, k400):
     write(k400 / "old" / "train.csv", "label,youtube_id,time_start,time_end\n")
     with pytest.raises(ListError, match=r"train.csv lies in annotations and in old: expected it once"):
         kinetics(k400)
+
+
+def test_hidden_lists_are_none(ucf, hmdb):
+    """What macOS leaves beside each file, and copies that editors and tools hide."""
+    write(ucf / ".old" / "classInd.txt", "1 Swim\n")
+    assert ucf101(ucf)["train1"].classes == ("Swim", "Archery")
+    (hmdb / "splits" / "._wave_test_split1.txt").write_bytes(b"\0\5\26\7\xff")
+    assert hmdb51(hmdb)["train1"].classes == ("climb_stairs", "wave")
+
+
+def test_a_pipe_is_no_list(ucf):
+    (path := ucf / "lists" / "testlist01.txt").unlink()
+    os.mkfifo(path)
+    path.with_name("testlist02.txt").symlink_to(path)
+    path.with_name("classInd.txt").unlink()
+    os.mkfifo(path.with_name("classInd.txt"))
+    with pytest.raises(ListError, match=r"classInd.txt: a pipe or device, no file"):
+        ucf101(ucf)
