@@ -19,7 +19,7 @@ import numpy as np
 
 from motionspec.checks import printable
 from motionspec.cli.runner import CannotRun
-from motionspec.cli.text import table
+from motionspec.cli.text import some, table
 from motionspec.data import layouts, lists
 from motionspec.data.flow_pairs import FlowPairs, flying_chairs, kitti, middlebury, sintel
 from motionspec.data.frames import VID_CLASSES, FrameFolders, Snippets, imagenet_vid, read_objects, septuplets
@@ -191,6 +191,7 @@ def _check_videos(report: Report, root: Path, progress: Progress) -> None:
     rows = [[p, str(len(v)), str(sum(usable[p])), str(len({*v.labels}))] for p, v in parts.items()]
     header = ("part", "clips", "usable", "classes")
     report.facts.append(table(header, rows, right=header[1:]))
+    report.facts += [f"{part} has no clip of {some(lacks)}" for part, lacks in layouts.unjudged(parts).items()]
     if report.name == layouts.CLASS_FOLDERS:
         if {v.root for v in parts.values()} == {root}:
             report.facts.append("test is the last fifth of each class by name, where there are two clips or more")
@@ -237,11 +238,7 @@ def _about_videos(good: Mapping[Path, Info]) -> str:
         )
         text += "missing are no truncation"
     usual = min(statistics.multimode(lacks.values()), default=0)
-    odd = [
-        f"  {printable(str(path))}: {good[path].frames} of {good[path].declared}"
-        for path, n in lacks.items()
-        if n > usual
-    ]
+    odd = [_said(path, good[path].frames, str(counted[path].declared)) for path, n in lacks.items() if n > usual]
     text += _noted("these lack more than is usual here, as damage does:", odd)
     fewer = [
         _said(path, info.frames, f"about {info.estimated}") for path, info in good.items() if info.may_be_truncated

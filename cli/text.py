@@ -24,6 +24,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
     return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
 
 
+def some(names: Sequence[str], most: int = 10) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
 def number(value: float) -> str:
     """An error or tolerance in the table."""
     return "0" if value == 0 else f"{value:.1e}"

@@ -21,7 +21,7 @@ from motionspec.checks import printable
 from motionspec.cli.demo import usable
 from motionspec.cli.networks import readable
 from motionspec.cli.runner import CannotRun
-from motionspec.cli.text import table
+from motionspec.cli.text import some, table
 from motionspec.data.clips import Clips, View
 from motionspec.data.degrade import rate_for
 from motionspec.data.flow_cache import TVL1
@@ -36,6 +36,7 @@ from motionspec.data.layouts import (
     locate,
     loose_videos,
     too_few_classes,
+    unjudged,
     unlearned,
 )
 from motionspec.data.lists import ListError, first_part
@@ -235,7 +236,8 @@ def announced(found: Found, parts: Mapping[str, Source]) -> list[str]:
         each = ", ".join(f"{label} {n}" for label, n in counts.items())
     lines = [f"{name}: {clips}; {len(counts)} classes: {each}"]
     if missing := unlearned(parts):
-        lines.append(f"no training clip, so these cannot be learned: {', '.join(missing)}")
+        lines.append(f"no training clip, so these cannot be learned: {some(missing)}")
+    lines += [f"{part} has no clip of {some(lacks)}" for part, lacks in unjudged(parts).items()]
     loose = loose_videos({found.root, *(part.root for part in parts.values() if isinstance(part, Videos))})
     if found.name == CLASS_FOLDERS and loose:
         lines.append(f"left out, as they lie in no class folder: {len(loose)}, such as {loose[0]}")

@@ -69,6 +69,13 @@ def unlearned(parts: Mapping[str, Source]) -> list[str]:
     return [classes[k] for k in sorted(judged - learned)] if learned else []
 
 
+def unjudged(parts: Mapping[str, Source]) -> dict[str, list[str]]:
+    """Part -> the classes of which it has no clip, though a training part has; parts that lack none are left out."""
+    learned = {k for part, source in parts.items() if part.startswith("train") for k in source.labels}
+    missing = {part: learned - {*source.labels} for part, source in parts.items() if not part.startswith("train")}
+    return {part: [parts[part].classes[k] for k in sorted(lacks)] for part, lacks in missing.items() if lacks}
+
+
 def open_videos(path: str | os.PathLike[str], *, split: int = 1, train: bool = True) -> Videos:
     """A part of the data set of videos at `path`: UCF-101, HMDB-51, Kinetics or class folders, by what lies there.
 

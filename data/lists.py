@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from motionspec.data.video import Videos
+from motionspec.data.video import Videos, is_pipe
 
 Parts = dict[str, Videos]
 
@@ -194,6 +194,8 @@ def kinetics_files(root: Path) -> list[Path]:
 
 def _begins_as_kinetics(path: Path) -> bool:
     """Whether a column is called youtube_id, in UTF-16 too, which is refused by name when it is read."""
+    if is_pipe(path):
+        return False
     try:
         with path.open("rb") as file:
             return b"youtube_id" in file.readline(10_000).replace(b"\0", b"").lower()
@@ -216,6 +218,8 @@ def lines(path: Path) -> Iterator[tuple[str, str]]:
 
 def _text(path: Path) -> str:
     """What a text file in UTF-8 says. Raises ListError that names the line that is none."""
+    if is_pipe(path):
+        raise ListError(f"{path}: a pipe or device, no file")
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -300,8 +304,10 @@ def _leads_up(folder: Path) -> bool:
 
 
 def find(root: Path, pattern: str) -> list[Path]:
-    """Files in `root`, or else in the folders of it."""
-    return sorted(root.glob(pattern)) or sorted(root.glob(f"*/{pattern}"))
+    """Files in `root`, or else in the folders of it; hidden ones are none."""
+    folders = [root, *folders_in(root)]
+    here, *below = ([path for path in sorted(each.glob(pattern)) if path.name[0] != "."] for each in folders)
+    return here or [path for found in below for path in found]
 
 
 def _video_root(root: Path, classes: Iterable[str]) -> Path:

@@ -285,9 +285,14 @@ def _stacked(images: dict[int, Image], numbers: Sequence[int], clip: str | os.Pa
     return np.stack([images[t] for t in numbers])
 
 
+def is_pipe(path: str | os.PathLike[str]) -> bool:
+    """Whether it is there and neither file nor folder: opening a pipe would wait for ever."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
 def check_file(path: str | os.PathLike[str]) -> None:
     """VideoError unless `path` is a file that can be read and has at least one byte."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a pipe would be waited for
+    if is_pipe(path):
         raise VideoError(f"{path}: a pipe or device; give the path of a file that can be read")
     try:
         with open(path, "rb") as file:
