@@ -17,13 +17,15 @@ from typing import Any
 
 import numpy as np
 
+from motionspec.checks import printable
 from motionspec.cli.runner import CannotRun
-from motionspec.cli.text import table
-from motionspec.data import lists
-from motionspec.data.flow_pairs import PATTERNS, FlowPairs, flying_chairs, kitti, middlebury, sintel
+from motionspec.cli.text import some, table
+from motionspec.data import layouts, lists
+from motionspec.data.flow_pairs import FlowPairs, flying_chairs, kitti, middlebury, sintel
 from motionspec.data.frames import VID_CLASSES, FrameFolders, Snippets, imagenet_vid, read_objects, septuplets
 from motionspec.data.source import cache_folder
 from motionspec.data.video import Index, Info, VideoError, read_image
+from motionspec.files import write_text
 from motionspec.flow import opencv
 from motionspec.progress import Progress
 
@@ -49,14 +51,14 @@ class Report:
 
     def text(self) -> str:
         """For a terminal."""
-        blocks = [f"{self.name} in {self.path}", *self.facts]
+        blocks = [f"{self.name} in {printable(self.path)}"]
+        blocks += ["\n".join(map(printable, fact.split("\n"))) for fact in self.facts]
         for kind, lines in self.problems.items():
             more = [f"... and {len(lines) - SHOWN} more; --json FILE has them all"] if len(lines) > SHOWN else []
-            shown = [line.removeprefix(f"{self.path}/") for line in lines[:SHOWN]]
+            shown = [printable(line.removeprefix(f"{self.path}/")) for line in lines[:SHOWN]]
             blocks.append("\n  ".join([f"{kind}: {len(lines)}", *shown, *more]))
         n = sum(map(len, self.problems.values()))
-        text = "\n\n".join([*blocks, f"{n} problem{'s' * (n > 1)}" if n else "all good"])
-        return text.encode(errors="backslashreplace").decode()  # names that are not UTF-8 cannot be printed
+        return "\n\n".join([*blocks, f"{n} problem{'s' * (n > 1)}" if n else "all good"])
 
 
 def check(path: str, json_file: str | None, progress: Progress) -> tuple[str, int]:
@@ -68,7 +70,7 @@ def check(path: str, json_file: str | None, progress: Progress) -> tuple[str, in
     reports = []
     try:
         opencv()
-        for name, root in recognise(Path(path)):
+        for name, root in layouts.recognise(Path(path)):
             reports.append(report := Report(name, str(root)))
             try:
                 CHECKS[name](report, root, progress)
@@ -79,39 +81,13 @@ def check(path: str, json_file: str | None, progress: Progress) -> tuple[str, in
     except ImportError as error:
         raise CannotRun(str(error)) from error
     if not reports:
-        raise CannotRun(
-            f"{path}: no data set recognised here or two folders below; docs/data.md shows how each is laid out; "
-            "the simplest is a folder for each class with its videos in it"
-        )
+        raise CannotRun(layouts.nothing(Path(path)))
     if json_file is not None:
         try:
-            Path(json_file).write_text(json.dumps([asdict(r) for r in reports], indent=2) + "\n", encoding="utf-8")
+            write_text(Path(json_file), json.dumps([asdict(r) for r in reports], indent=2) + "\n")
         except OSError as error:
             raise CannotRun(f"--json {json_file}: {error.strerror}") from error
     return "\n\n\n".join(r.text() for r in reports), int(any(r.problems for r in reports))
-
-
-# -- which data set ----------------------------------------------------------------------------------------------------
-
-
-def recognise(path: Path, depth: int = 2) -> list[tuple[str, Path]]:
-    """The data sets in `path`, or else in its folders: names of CHECKS, and where they lie."""
-    here = [(name, path) for name, is_there in _MARKS.items() if is_there(path)]
-    if here:
-        return here
-    if _class_folders(path):
-        return [("class folders", path)]
-    below = [p for p in sorted(path.iterdir()) if p.is_dir() and not p.name.startswith(".")] if depth else []
-    return [found for folder in below for found in recognise(folder, depth - 1)]
-
-
-def _class_folders(path: Path) -> bool:
-    """Whether a video lies in a folder of it, or of its folder train."""
-    return any(lists.is_video(p.name) for pattern in ("*/*", "train/*/*", "training/*/*") for p in path.glob(pattern))
-
-
-def _has(*patterns: str) -> Callable[[Path], bool]:
-    return lambda path: any(next(path.glob(pattern), None) for pattern in patterns)
 
 
 # -- decoding ----------------------------------------------------------------------------------------------------------
@@ -175,8 +151,10 @@ def _span(numbers: Sequence[int]) -> str:
 
 
 def _check_videos(report: Report, root: Path, progress: Progress) -> None:
-    parts = lists.READERS[report.name](root)
+    parts = layouts.READERS[report.name](root)
     classes = next(iter(parts.values())).classes
+    report.wrong("one class", filter(None, [layouts.too_few_classes(root, classes)]))
+    report.wrong("no training clip", (f"{name}: a class of the others only" for name in layouts.unlearned(parts)))
     named: dict[Path, list[str]] = {}
     for part, videos in parts.items():
         for name in videos.names:
@@ -213,14 +191,17 @@ def _check_videos(report: Report, root: Path, progress: Progress) -> None:
     rows = [[p, str(len(v)), str(sum(usable[p])), str(len({*v.labels}))] for p, v in parts.items()]
     header = ("part", "clips", "usable", "classes")
     report.facts.append(table(header, rows, right=header[1:]))
-    if report.name == "class folders":
+    report.facts += [f"{part} has no clip of {some(lacks)}" for part, lacks in layouts.unjudged(parts).items()]
+    if report.name == layouts.CLASS_FOLDERS:
         if {v.root for v in parts.values()} == {root}:
             report.facts.append("test is the last fifth of each class by name, where there are two clips or more")
         report.wrong(
             "not called like a video",
             (f"{p}: read only if it ends in .avi, .mp4, ...; rename it or take it away" for p in others),
         )
-        empty = {f for v in parts.values() for f in v.root.iterdir() if f.is_dir() and not f.name.startswith(".")}
+        roots = {root, *(videos.root for videos in parts.values())}
+        empty = {folder for each in roots for folder in lists.folders_in(each)}
+        report.wrong("in no class folder", (f"{p}: left out" for p in layouts.loose_videos(roots)))
         empty -= {folder for path in named for folder in path.parents}
         report.wrong("folder without videos", (f"{folder}: no class" for folder in sorted(empty)))
     elif spare := [path for path in others if lists.is_video(path.name)]:
@@ -238,14 +219,15 @@ def _check_videos(report: Report, root: Path, progress: Progress) -> None:
 def _other_files(name: str, roots: Iterable[Path], named: Mapping[Path, object]) -> list[Path]:
     """Files in the class folders that no list names; of class folders, those that are not called like videos."""
     found = {root / file for root in roots for file in lists.files_below(root) if "/" in file} - {*named}
-    return sorted(path for path in found if name != "class folders" or not lists.is_video(path.name))
+    return sorted(path for path in found if name != layouts.CLASS_FOLDERS or not lists.is_video(path.name))
 
 
 def _about_videos(good: Mapping[Path, Info]) -> str:
     if not good:
         return "no video is usable"
     frames = [info.frames for info in good.values()]
-    lacks = {path: max(0, info.declared - info.frames) for path, info in good.items()}
+    counted = {path: info for path, info in good.items() if info.declared}
+    lacks = {path: max(0, info.declared - info.frames) for path, info in counted.items()}
     short = [n for n in lacks.values() if n]
     text = f"frames of a video: {_span(frames)}; {sum(frames)} in all"
     text += f"\nresolutions: {_sizes((info.height, info.width) for info in good.values())}"
@@ -255,12 +237,25 @@ def _about_videos(good: Mapping[Path, Info]) -> str:
             f"\n{len(short)} of {len(good)} videos decode to {some} fewer than declared: what decodes counts; so few "
         )
         text += "missing are no truncation"
-    usual = min(statistics.multimode(lacks.values()))
-    odd = [f"  {path}: {good[path].frames} of {good[path].declared}" for path, n in lacks.items() if n > usual]
-    if odd:
-        more = [f"  and {len(odd) - SHOWN} more; --json FILE has them all"] if len(odd) > SHOWN else []
-        text += "\n".join(["\nthese lack more than is usual here, as damage does:", *odd[:SHOWN], *more])
-    return text
+    usual = min(statistics.multimode(lacks.values()), default=0)
+    odd = [_said(path, good[path].frames, str(counted[path].declared)) for path, n in lacks.items() if n > usual]
+    text += _noted("these lack more than is usual here, as damage does:", odd)
+    fewer = [
+        _said(path, info.frames, f"about {info.estimated}") for path, info in good.items() if info.may_be_truncated
+    ]
+    return text + _noted("these may be truncated, or have sound longer than the picture, or a rate that varies:", fewer)
+
+
+def _said(path: Path, frames: int, of: str) -> str:
+    return f"  {printable(str(path))}: {frames} of {of}"
+
+
+def _noted(text: str, lines: Sequence[str]) -> str:
+    """A note and the first of the files that it is about; nothing where there are none."""
+    if not lines:
+        return ""
+    more = [f"  and {len(lines) - SHOWN} more; --json FILE has them all"] if len(lines) > SHOWN else []
+    return "\n".join(["", text, *lines[:SHOWN], *more])
 
 
 def _about_classes(classes: Sequence[str], clips: Mapping[str, int]) -> str:
@@ -269,7 +264,7 @@ def _about_classes(classes: Sequence[str], clips: Mapping[str, int]) -> str:
     if 0 in numbers:
         text += f"; classes without: {numbers.count(0)}"
     if len(classes) <= MANY_CLASSES:
-        listed = ", ".join(f"{name} {clips[name]}" for name in classes)
+        listed = ", ".join(f"{printable(name)} {clips[name]}" for name in classes)
         text += "\n" + textwrap.fill(listed, 100, initial_indent="  ", subsequent_indent="  ")
     return text
 
@@ -421,17 +416,11 @@ def _check_image_set(report: Report, path: Path, parts: Mapping[str, Snippets]) 
 
 
 CHECKS: dict[str, Callable[[Report, Path, Progress], None]] = {
-    **dict.fromkeys(lists.READERS, _check_videos),
+    **dict.fromkeys(layouts.READERS, _check_videos),
     "FlyingChairs": partial(_check_flow, {"pairs with flow": flying_chairs}),
     "MPI-Sintel": partial(_check_flow, {f"pairs of {r} frames": partial(sintel, render=r) for r in ("clean", "final")}),
     "KITTI": partial(_check_flow, {f"pairs with {f}": partial(kitti, flow=f) for f in ("flow_occ", "flow_noc")}),
     "Middlebury": partial(_check_flow, {"pairs with flow": middlebury}),
     "Vimeo-90K septuplets": _check_septuplets,
     "ImageNet VID": _check_vid,
-}
-_MARKS: dict[str, Callable[[Path], bool]] = {
-    **{name: is_there for name, is_there in lists.MARKS.items() if name != "class folders"},
-    **{name: _has(*patterns) for name, patterns in PATTERNS.items()},
-    "Vimeo-90K septuplets": _has("sep_trainlist.txt", "sep_testlist.txt"),
-    "ImageNet VID": _has("Data/VID"),
 }

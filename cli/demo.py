@@ -1,7 +1,6 @@
 """`motionspec demo`: every operator on a real frame pair, held against the oracle, timed, with a picture report."""
 
 import base64
-import os
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +18,8 @@ from motionspec.cli.media import read_pairs
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.text import number, settings, table, used
 from motionspec.data.video import VideoError, read_image
-from motionspec.flow import flow_to_color, read_flow
+from motionspec.files import write_text
+from motionspec.flow import encoded, flow_to_color, read_flow
 from motionspec.progress import Progress
 from motionspec.refimpl.equations import EQUATIONS, Equation
 
@@ -60,9 +60,12 @@ class Picture:
         if image.shape[1] > SHOWN:
             height = max(1, round(image.shape[0] * SHOWN / image.shape[1]))
             image = cv2.resize(image, (SHOWN, height), interpolation=cv2.INTER_AREA)
-        kind, suffix = ("png", ".png") if self.exact else ("jpeg", ".jpg")
-        _, encoded = cv2.imencode(suffix, image[..., ::-1])
-        return f"data:image/{kind};base64,{base64.b64encode(encoded.tobytes()).decode()}"
+        kinds = {"png": ".png"} if self.exact else {"jpeg": ".jpg", "png": ".png"}  # JPEG has sides of 16 bits only
+        for kind, suffix in kinds.items():
+            if (file := encoded(suffix, image[..., ::-1])) is not None:
+                return f"data:image/{kind};base64,{base64.b64encode(file.tobytes()).decode()}"
+        size = f"{image.shape[1]} x {image.shape[0]}"
+        raise ValueError(f"OpenCV could not encode the picture {self.title!r} of {size} pixels")
 
 
 @dataclass
@@ -505,9 +508,7 @@ def write_report(
         sources=EQUATIONS,
     )
     path = folder / "report.html"
-    part = folder / "report.html.part"  # renamed when complete: no half-written report
-    part.write_text(html, encoding="utf-8")
-    os.replace(part, path)
+    write_text(path, html)
     return path
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import motionspec
+from motionspec.checks import printable
 from motionspec.cli.demo import Picture, said_environment, usable, write_report
 from motionspec.cli.demo_model import Ran, map_pictures
 from motionspec.cli.runner import CannotRun
@@ -19,10 +20,12 @@ from motionspec.cli.text import table
 from motionspec.cli.train import meet, source, with_flow
 from motionspec.data.clips import Clips, View
 from motionspec.data.frames import septuplets
+from motionspec.data.layouts import SEPTUPLETS, locate
 from motionspec.data.lists import first_part
 from motionspec.data.restoration import Windows
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import Videos
+from motionspec.files import write_text
 from motionspec.progress import Progress
 from motionspec.train import evaluate
 from motionspec.train.detection import Squares
@@ -76,8 +79,8 @@ def run_eval(arguments: argparse.Namespace, progress: Progress) -> list[str]:
         for (run, _), (_, clips, _) in zip(runs, data, strict=True)
     ]
     of = evaluate.fuse([(scores, weight) for scores, (_, weight) in zip(found, runs, strict=True)])
-    evaluate.write(folder, of, about)
-    return said(of, part, folder)
+    undrawn = evaluate.write(folder, of, about)
+    return said(of, part, folder, undrawn)
 
 
 def _replaceable(file: Path, about: dict[str, Any]) -> None:
@@ -107,7 +110,8 @@ def _data(run: Trained, arguments: argparse.Namespace) -> tuple[str, Any, tuple[
         squares = Squares(32, run.view.size, train=part == "train", seed=arguments.seed)
         return part, squares, tuple(map(str, range(len(squares))))
     if run.data == "septuplets":
-        parts, config = septuplets(arguments.data), run.about["config"]
+        root = locate(arguments.data, [SEPTUPLETS]).root
+        parts, config = septuplets(root), run.about["config"]
         part = first_part(arguments.data, parts, wanted)
         frames = config["recipe"]["arguments"].get("frames", 3)
         windows = Windows(parts[part], train=False, frames=frames, rate=config["rate"], seed=arguments.seed)
@@ -125,8 +129,8 @@ def _weighted(text: str) -> tuple[str, float]:
         raise CannotRun(f"--fuse {text}: expected RUN=WEIGHT, as in flow-run=0.5") from error
 
 
-def said(of: Scores, part: str, folder: Path) -> list[str]:
-    """What the terminal shows of a result: the worst classes, the measures, what was skipped."""
+def said(of: Scores, part: str, folder: Path, undrawn: str) -> list[str]:
+    """What the terminal shows of a result: the worst classes, the measures, what was skipped and what is not drawn."""
     result = evaluate.classification(of)
     rows = [[*map(str, row)] for row in evaluate.class_rows(of) if row[1]]
     worst = sorted(rows, key=lambda row: float(row[3]))
@@ -145,14 +149,12 @@ def said(of: Scores, part: str, folder: Path) -> list[str]:
     files = ["result.json", "classes.csv", "confusion.csv", "confusion.png", "scores.csv"]
     there = [name for name in files if (folder / name).is_file()]
     lines.append(f"{folder.resolve()}: {', '.join(there)}")
-    return (
-        lines if there == files else [*lines, "no confusion.png without matplotlib: pip install 'motionspec[figures]'"]
-    )
+    return [*lines, undrawn] if undrawn else lines
 
 
 def _first(broken: Mapping[int, str]) -> list[str]:
     """What is wrong with the first clips that were skipped, a line each."""
-    lines = [f"  {why}" for why in [*broken.values()][:SHOWN]]
+    lines = [f"  {printable(why)}" for why in [*broken.values()][:SHOWN]]
     return [*lines, f"  ... and {len(broken) - SHOWN} more; all: result.json"] if len(broken) > SHOWN else lines
 
 
@@ -208,12 +210,13 @@ def run_predict(arguments: argparse.Namespace, progress: Progress) -> list[str]:
             "scores": dict(zip(run.classes, scores[0].tolist(), strict=True)),
             "shares": dict(zip(run.classes, shares.tolist(), strict=True)),
         }
-        Path(arguments.json).write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return [text[0], "", bars(top), "", f"report: {report.resolve()}"]
+        write_text(Path(arguments.json), json.dumps(result, indent=2, allow_nan=False) + "\n")
+    return [printable(text[0]), "", bars(top), "", f"report: {report.resolve()}"]
 
 
 def bars(shares: Sequence[tuple[str, float]]) -> str:
     """A line for each class: its name, its share in per cent, a bar."""
+    shares = [(printable(name), share) for name, share in shares]
     width = max(len(name) for name, _ in shares)
     return "\n".join(
         f"{name.ljust(width)}  {100 * share:6.2f} %  {'#' * round(40 * share)}".rstrip() for name, share in shares

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import functools
+import io
 import json
 import math
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import motionspec
+from motionspec.checks import printable
 from motionspec.cli.cases import DTYPES
 from motionspec.cli.check import Verdict, judge
 from motionspec.cli.inventory import ROOT, find, planned
@@ -21,12 +23,16 @@ from motionspec.cli.results import judge_results
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.text import report, settings, table
 from motionspec.cli.vectors import Vectors, write
+from motionspec.files import write_text
 from motionspec.fused import FUSED
 from motionspec.refimpl.equations import EQUATIONS, SINGLE
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command. Exit status: 0 done or agrees, 1 differs, 2 cannot run, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what the terminal cannot show is shown as its number
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -425,7 +431,7 @@ def show_networks(arguments: argparse.Namespace) -> int:
     if arguments.name is not None and arguments.markdown:
         raise CannotRun("--markdown is for the list: motionspec models --markdown")
     if arguments.json:
-        print(json.dumps(as_json(arguments.name), indent=1, ensure_ascii=False))
+        print(json.dumps(as_json(arguments.name), indent=1))  # in ASCII, which every terminal and pipe can take
     else:
         print(listing(arguments.markdown) if arguments.name is None else details(arguments.name))
     return 0
@@ -555,8 +561,7 @@ def run_demo(arguments: argparse.Namespace) -> int:
     """`motionspec demo`."""
     from motionspec.cli.demo import demo
 
-    progress = Progress()
-    try:
+    with _one_line(ImportError) as progress:
         return demo(
             arguments.files,
             arguments.flow,
@@ -568,19 +573,14 @@ def run_demo(arguments: argparse.Namespace) -> int:
             weights=arguments.weights,
             options=dict(_key_value("--set", text, "classes=51") for text in arguments.set),
         )
-    finally:
-        progress.clear()
 
 
 def check_data(arguments: argparse.Namespace) -> int:
     """`motionspec data check`."""
     from motionspec.cli.data import check as check_folder
 
-    progress = Progress()
-    try:
+    with _one_line() as progress:
         text, status = check_folder(arguments.path, arguments.json, progress)
-    finally:
-        progress.clear()
     print(text)
     return status
 
@@ -616,17 +616,22 @@ def predict(arguments: argparse.Namespace) -> int:
     return 0
 
 
+_CAUSED = (ValueError, TypeError, ArithmeticError, ImportError)  # by what users ask for, and by their files
+
+
 @contextmanager
-def _one_line() -> Iterator[Progress]:
-    """A line of progress; what users and files cause becomes CannotRun."""
-    progress = Progress()
+def _one_line(*caused: type[Exception]) -> Iterator[Progress]:
+    """A line of progress; errors of these kinds, by default _CAUSED, and those of files become CannotRun."""
+    progress, kinds = Progress(), caused or _CAUSED
     try:
         yield progress
-    except (ValueError, TypeError, ArithmeticError, ModuleNotFoundError) as error:
-        raise CannotRun(_last_line(error)) from error
+    except kinds as error:
+        raise CannotRun(printable(_last_line(error))) from error
+    except CannotRun as error:
+        raise CannotRun(printable(str(error))) from error
     except OSError as error:
         says = f"{error.filename}: {error.strerror}" if error.filename else _last_line(error)
-        raise CannotRun(says) from error
+        raise CannotRun(printable(says)) from error
     finally:
         progress.clear()
 
@@ -660,7 +665,7 @@ def _write_json(path: Path, verdicts: Sequence[Verdict], options: dict[str, Any]
         "verdicts": [plain(v.as_json()) for v in verdicts],
     }
     try:
-        path.write_text(json.dumps(data, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_text(path, json.dumps(data, indent=2, allow_nan=False) + "\n")
     except OSError as error:
         raise CannotRun(f"--json {path}: {error.strerror}") from error
 

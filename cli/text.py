@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from motionspec.checks import printable
 from motionspec.cli.check import Verdict
 from motionspec.refimpl.equations import EQUATIONS
 
@@ -13,6 +14,7 @@ MEASURED = ("agrees", "differs", "returns NaN")  # the verdicts that have errors
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> str:
     """Columns as wide as their widest cell, two spaces apart; those named in `right` aligned to the right."""
+    rows = [[*map(printable, row)] for row in rows]
     widths = [max(len(line[i]) for line in [header, *rows]) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:
@@ -20,6 +22,12 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[
         return "  ".join(padded).rstrip()
 
     return "\n".join([line(header), line(["-" * w for w in widths]), *map(line, rows)])
+
+
+def some(names: Sequence[str], most: int = 10) -> str:
+    """The first of the names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def number(value: float) -> str:

@@ -17,19 +17,33 @@ from typing import Any
 import torch
 from torch.utils.data import Dataset
 
+from motionspec.checks import printable
 from motionspec.cli.demo import usable
 from motionspec.cli.networks import readable
 from motionspec.cli.runner import CannotRun
-from motionspec.cli.text import table
+from motionspec.cli.text import some, table
 from motionspec.data.clips import Clips, View
 from motionspec.data.degrade import rate_for
 from motionspec.data.flow_cache import TVL1
-from motionspec.data.flow_pairs import open_pairs, pairs_format
+from motionspec.data.flow_pairs import PATTERNS, pair_parts
 from motionspec.data.frames import septuplets
-from motionspec.data.lists import ListError, first_part, open_part
+from motionspec.data.layouts import (
+    CLASS_FOLDERS,
+    READERS,
+    SEPTUPLETS,
+    Found,
+    class_counts,
+    locate,
+    loose_videos,
+    too_few_classes,
+    unjudged,
+    unlearned,
+)
+from motionspec.data.lists import ListError, first_part
 from motionspec.data.motion import SIZES, Motion
 from motionspec.data.restoration import Windows
 from motionspec.data.source import FlowSource, Source
+from motionspec.data.video import Videos
 from motionspec.models.actionflownet import Stacked
 from motionspec.models.bn_inception import BNInception
 from motionspec.models.disentangled import BRANCHES, Disentangled
@@ -59,7 +73,7 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
     if device in (None, "cuda") and torch.cuda.is_available():  # one try on cuda:0 would leave a context there
         device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
     device = usable(device)
-    train, test, about = samples(recipe, arguments.data, arguments)
+    train, test, about, said = samples(recipe, arguments.data, arguments)
     row = networks()[recipe.network]
     if "classes" in inspect.signature(row.build).parameters and recipe.arguments.get("classes", 0) is not None:
         recipe = replace(recipe, arguments={**recipe.arguments, "classes": _classes(recipe, arguments.data, about)})
@@ -72,9 +86,9 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
             report = begin(network, arguments.weights, head(row, options))
             digest = hashlib.sha256(Path(arguments.weights).read_bytes()).hexdigest()
         about["weights"] = {"file": Path(arguments.weights).name, "sha256": digest}
-        if first and not arguments.resume:  # now, as the training may take days
+        if not arguments.resume:
             random = "; what is kept is random" if report.kept else ""
-            print(f"begins with {Path(arguments.weights).name}: {report}{random}", flush=True)
+            said.append(f"begins with {Path(arguments.weights).name}: {report}{random}")
     try:
         result = fit(
             recipe,
@@ -92,6 +106,8 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
             resume=arguments.resume,
             tensorboard=arguments.tensorboard,
             about=about,
+            # Said before the first step, as the training may take days: what is learned is seen to be what was meant.
+            begins=lambda: print(*said, sep="\n", flush=True) if said else None,
             progress=progress,
         )
     except Interrupted as stop:
@@ -112,8 +128,8 @@ def run_train(arguments: argparse.Namespace, progress: Progress) -> list[str]:
 def _classes(recipe: Recipe, data: str, about: Mapping[str, Any]) -> int:
     """How many classes there are to learn. Raises CannotRun where there are not two, or others are asked for."""
     names = about["classes"]
-    if len(names) == 1:
-        raise CannotRun(f"--data {data}: one class only, {names[0]}: expected two or more, each in its folder")
+    if wrong := too_few_classes(data, names):
+        raise CannotRun(f"--data {wrong}")
     if (asked := recipe.arguments.get("classes", len(names))) != len(names):
         raise CannotRun(f"--set network.classes={asked}: the data have {len(names)} classes; leave it out")
     return len(names)
@@ -151,45 +167,81 @@ def find(name: str) -> Recipe:
 
 _OF_PAIRS = "actionflownet-2f-flow"
 _DEGRADED = 20  # frames that the rate of JPEG 2000 is found on
+MANY_CLASSES = 30  # of more, the clips of each are not printed
 Samples = Dataset[dict[str, torch.Tensor]]
+Chosen = tuple[Samples, Samples | None, dict[str, Any], list[str]]
 
 
-def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> tuple[Samples, Samples | None, dict[str, Any]]:
-    """What a recipe trains on and what it is measured on, if there is any, and what config.json says of it."""
+def samples(recipe: Recipe, data: str, arguments: argparse.Namespace) -> Chosen:
+    """What a recipe trains on, what it is measured on, if there is any, what config.json says of it, and what to print.
+
+    Raises CannotRun or ListError.
+    """
     options: dict[str, Any] = {"seed": arguments.seed, "broken": arguments.broken}
     meet(recipe.name, recipe.data, data)
-    if (pairs := pairs_format(data)) and recipe.data == "clips":
-        if recipe.arguments.get("classes", 0) is not None:
-            raise CannotRun(f"--data {data}: {pairs} has flow and no classes: {_OF_PAIRS} learns from it")
-        if (recipe.view.flow, recipe.view.length) != ("inside", 2):
-            raise CannotRun(f"--data {data}: {pairs} has pairs of frames: {_OF_PAIRS} learns from them")
     if recipe.data == "squares":
         shape: dict[str, Any] = {"side": recipe.view.size, "seed": arguments.seed}
-        return Squares(**shape), Squares(32, train=False, **shape), {"classes": [*Squares.classes]}
+        return Squares(**shape), Squares(32, train=False, **shape), {"classes": [*Squares.classes]}, []
     if recipe.data == "septuplets":
-        parts = septuplets(data)
-        if "train" not in parts:
-            raise CannotRun(f"--data {data}: no sep_trainlist.txt, so nothing to train on")
-        clean = parts["train"]
-        shown = sorted({k * len(clean) // _DEGRADED for k in range(_DEGRADED)})
-        rate, psnr = rate_for(recipe.degraded, [clean.read(k, [clean.length(k) // 2])[0] for k in shown])
-        options |= {"frames": recipe.arguments.get("frames", 3), "rate": rate}
-        # Whole frames, as the paper's, unless a size is asked for.
-        size = 0 if recipe.view == RECIPES[recipe.name].view else recipe.view.size
-        train = Windows(clean, train=True, size=size, **options)
-        test = Windows(parts["test"], train=False, **options) if "test" in parts else None
-        return train, test, {"rate": rate, "psnr": psnr, "classes": []}  # of the degraded frames
-    part, of = source(data, recipe.view, ["train"], arguments.split)
+        return _restored(recipe, data, options)
+    found, parts = parts_of(data)
+    if found.name in PATTERNS:
+        if recipe.arguments.get("classes", 0) is not None:
+            raise CannotRun(f"--data {data}: {found.name} has flow and no classes: {_OF_PAIRS} learns from it")
+        if (recipe.view.flow, recipe.view.length) != ("inside", 2):
+            raise CannotRun(f"--data {data}: {found.name} has pairs of frames: {_OF_PAIRS} learns from them")
+    part = first_part(data, parts, ["train"], arguments.split)
+    of = with_flow(parts[part], recipe.view)
     clips = Clips(of, recipe.view, train=True, **options)
     try:
-        _, others = source(data, recipe.view, ["val", "test"], arguments.split)
-        seen = Clips(others, recipe.view, train=False, **options)
+        judged = first_part(data, parts, ["val", "test"], arguments.split)
+        seen = Clips(with_flow(parts[judged], recipe.view), recipe.view, train=False, **options)
     except ListError:
         seen = None
     split = {} if part == "train" else {"split": arguments.split}  # where there are several
     # A run does not go on with other videos; where they lie may change.
     names = hashlib.blake2b(json.dumps([of.names, of.labels]).encode(), digest_size=8).hexdigest()
-    return clips, seen, {"classes": [*of.classes], "clips": f"names {names}"} | split
+    about = {"classes": [*of.classes], "clips": f"names {names}"} | split
+    return clips, seen, about, announced(found, parts)
+
+
+def _restored(recipe: Recipe, data: str, options: dict[str, Any]) -> Chosen:
+    """Septuplets and their degraded frames."""
+    found = locate(data, [SEPTUPLETS])
+    parts = septuplets(found.root)
+    if "train" not in parts:
+        raise CannotRun(f"--data {data}: no sep_trainlist.txt, so nothing to train on")
+    clean = parts["train"]
+    shown = sorted({k * len(clean) // _DEGRADED for k in range(_DEGRADED)})
+    rate, psnr = rate_for(recipe.degraded, [clean.read(k, [clean.length(k) // 2])[0] for k in shown])
+    options |= {"frames": recipe.arguments.get("frames", 3), "rate": rate}
+    # Whole frames, as the paper's, unless a size is asked for.
+    size = 0 if recipe.view == RECIPES[recipe.name].view else recipe.view.size
+    train = Windows(clean, train=True, size=size, **options)
+    test = Windows(parts["test"], train=False, **options) if "test" in parts else None
+    about = {"rate": rate, "psnr": psnr, "classes": []}  # of the degraded frames
+    return train, test, about, announced(found, parts)
+
+
+def announced(found: Found, parts: Mapping[str, Source]) -> list[str]:
+    """What the data are: parts, classes and how many clips each has, as `motionspec data check` counts them."""
+    name = f"{found.name} in {found.root}"
+    clips = ", ".join(f"{part} {len(source)}" for part, source in parts.items())
+    counts = class_counts(parts)
+    if not counts:
+        return [printable(f"{name}: {clips}")]
+    if len(counts) > MANY_CLASSES:
+        each = f"{min(counts.values())} to {max(counts.values())} clips of one"
+    else:
+        each = ", ".join(f"{label} {n}" for label, n in counts.items())
+    lines = [f"{name}: {clips}; {len(counts)} classes: {each}"]
+    if missing := unlearned(parts):
+        lines.append(f"no training clip, so these cannot be learned: {some(missing)}")
+    lines += [f"{part} has no clip of {some(lacks)}" for part, lacks in unjudged(parts).items()]
+    loose = loose_videos({found.root, *(part.root for part in parts.values() if isinstance(part, Videos))})
+    if found.name == CLASS_FOLDERS and loose:
+        lines.append(f"left out, as they lie in no class folder: {len(loose)}, such as {loose[0]}")
+    return [*map(printable, lines)]
 
 
 def meet(recipe: str, kind: str, data: str) -> None:
@@ -204,16 +256,20 @@ def source(data: str, view: View, wanted: Sequence[str], split: int) -> tuple[st
 
     TV-L1 flow is added where the view needs flow and the data have none. Raises CannotRun or ListError.
     """
-    of: Source
-    if data.startswith("motion:"):
-        size = data.removeprefix("motion:")
-        if size not in SIZES:
-            raise CannotRun(f"--data {data}: expected motion:{', motion:'.join(SIZES)}, or the folder of a data set")
-        part = first_part(data, ("train", "test"), wanted)
-        of = Motion(size, part)
-    else:
-        part, of = open_pairs(data, wanted) if pairs_format(data) else open_part(data, wanted, split=split)
-    return part, with_flow(of, view)
+    _, parts = parts_of(data)
+    part = first_part(data, parts, wanted, split)
+    return part, with_flow(parts[part], view)
+
+
+def parts_of(data: str) -> tuple[Found, Mapping[str, Source]]:
+    """Which data set --data names, and its parts. Raises CannotRun or ListError."""
+    if not data.startswith("motion:"):
+        found = locate(data, [*READERS, *PATTERNS])
+        return found, pair_parts(found.root) if found.name in PATTERNS else READERS[found.name](found.root)
+    size = data.removeprefix("motion:")
+    if size not in SIZES:
+        raise CannotRun(f"--data {data}: expected motion:{', motion:'.join(SIZES)}, or the folder of a data set")
+    return Found("motion benchmark", Path(data)), {part: Motion(size, part) for part in ("train", "test")}
 
 
 def with_flow(of: Source, view: View) -> Source:

@@ -29,7 +29,7 @@ except ModuleNotFoundError as error:
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from motionspec.checks import choice, count, message
+from motionspec.checks import choice, count, message, printable
 from motionspec.data import augment
 from motionspec.data.augment import Crop
 from motionspec.data.source import FlowSource, Images, Source
@@ -214,7 +214,7 @@ class Samples(Dataset[dict[str, Tensor]]):
                     raise
                 if not self._unusable[shown]:
                     self._unusable[shown] = True
-                    logging.getLogger("motionspec").warning("skipped: %s", error)
+                    logging.getLogger("motionspec").warning("skipped: %s", printable(str(error)))
         raise VideoError(f"none of the {len(self)} clips can be decoded; see the warnings above")
 
     def _sample(self, i: int, rng: np.random.Generator) -> dict[str, Tensor]:

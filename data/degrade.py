@@ -6,30 +6,39 @@ import numpy as np
 
 from motionspec.checks import count, message, positive
 from motionspec.data.source import Images
-from motionspec.flow import opencv
+from motionspec.data.video import VideoError
+from motionspec.flow import encoded, opencv
 
 __all__ = ["jpeg2000", "rate_for"]
 
+_LEAST = 32  # pixels of a side that the encoder takes
 _MOST = 1000  # OpenCV's rate: thousandths of the bytes that the pixels take
 
 
 def jpeg2000(frames: Images, rate: int) -> Images:
     """Each of the frames (n, H, W, 3), uint8 RGB, as it is after coding at `rate` thousandths of its bytes, 1 .. 1000.
 
-    A rate that is more than a frame needs loses nothing.
-    Raises TypeError or ValueError for the rate; RuntimeError where OpenCV was built without JPEG 2000.
+    A rate that is more than a frame needs loses nothing. The encoder halves a picture five times: a frame with a side
+    below 32 is coded with its last rows or columns repeated up to that, and the rate is of what is coded.
+    Raises TypeError or ValueError for the rate; VideoError where OpenCV cannot code a frame, for want of JPEG 2000 too.
     """
     cv2 = opencv()
     if count("degrade.jpeg2000", "rate", rate) > _MOST:
         raise ValueError(message("degrade.jpeg2000", "rate", f"at most {_MOST}", rate))
     if not cv2.haveImageWriter(".jp2"):
-        raise RuntimeError("this OpenCV has no JPEG 2000: pip install opencv-contrib-python-headless")
+        raise VideoError("this OpenCV has no JPEG 2000: pip install opencv-contrib-python-headless")
     out = np.empty_like(frames)
     for frame, degraded in zip(frames, out, strict=True):
         # The encoder changes colours to luma and chroma, for which it takes the channels as OpenCV's BGR.
         bgr = cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)
-        _, data = cv2.imencode(".jp2", bgr, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, rate])
-        degraded[...] = cv2.cvtColor(cv2.imdecode(data, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+        height, width = bgr.shape[:2]
+        border = (0, max(0, _LEAST - height), 0, max(0, _LEAST - width))
+        whole = cv2.copyMakeBorder(bgr, *border, cv2.BORDER_REPLICATE)
+        data = encoded(".jp2", whole, [cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, rate])
+        decoded = None if data is None else cv2.imdecode(data, cv2.IMREAD_COLOR)
+        if decoded is None:
+            raise VideoError(f"degrade.jpeg2000: OpenCV could not code a frame of {width} x {height} pixels")
+        degraded[...] = cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)[:height, :width]
     return out
 
 

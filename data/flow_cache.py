@@ -16,6 +16,7 @@ from motionspec import __version__
 from motionspec.checks import message
 from motionspec.data.augment import GREY
 from motionspec.data.source import Flow, Images, Source, cache_folder
+from motionspec.files import replaced
 from motionspec.ops import tvl1
 
 _OPTIONS = {
@@ -86,9 +87,6 @@ class TVL1:
         flow = tvl1.pyramid_flow(grey[:1], grey[1:], **self.options)[0].numpy().astype(np.float16)
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(f".{uuid.uuid4().hex}.part")
-        with part.open("xb") as file:
+        with replaced(path, part) as file:
             np.save(file, flow)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
         return flow.astype(np.float32)

@@ -110,19 +110,25 @@ def _there(root: str | os.PathLike[str], patterns: Iterable[str]) -> bool:
 
 
 def open_pairs(root: str | os.PathLike[str], wanted: Sequence[str]) -> tuple[str, FlowPairs]:
-    """The first of these parts that the data set of flow pairs at `root` has, after its name. Raises ListError.
+    """The first of these parts that the data set of flow pairs at `root` has, after its name. Raises ListError."""
+    parts = pair_parts(root)
+    part = first_part(root, parts, wanted)
+    return part, parts[part]
+
+
+def pair_parts(root: str | os.PathLike[str]) -> dict[str, FlowPairs]:
+    """The parts of the data set of flow pairs at `root`, whichever it is. Raises ListError.
 
     FlyingChairs has train and val by its list; all other published flow is train. Sintel's frames are the clean ones.
     """
     name = pairs_format(root)
-    listed = name == "FlyingChairs" and find(Path(root), _CHAIRS_PARTS)
-    part = first_part(root, ("train", "val") if listed else ("train",), wanted)
     if name == "FlyingChairs":
-        return part, flying_chairs(root, part if listed else None)
+        listed = ("train", "val") if find(Path(root), _CHAIRS_PARTS) else ()
+        return {part: flying_chairs(root, part) for part in listed} or {"train": flying_chairs(root)}
     if name == "KITTI":
         occluded = _there(root, [pattern for pattern in PATTERNS[name] if "flow_occ" in pattern])
-        return part, kitti(root, "flow_occ" if occluded else "flow_noc")
-    return part, sintel(root) if name == "MPI-Sintel" else middlebury(root)
+        return {"train": kitti(root, "flow_occ" if occluded else "flow_noc")}
+    return {"train": sintel(root) if name == "MPI-Sintel" else middlebury(root)}
 
 
 def flying_chairs(root: str | os.PathLike[str], part: str | None = None) -> FlowPairs:

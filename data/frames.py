@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motionspec.checks import message
-from motionspec.data.lists import ListError, lines
+from motionspec.data.lists import ListError, below, lines
 from motionspec.data.source import NO_LABEL, Images
-from motionspec.data.video import VideoError, read_images
+from motionspec.data.video import VideoError, is_pipe, read_images
 
 VID_CLASSES = {
     "n02691156": "airplane", "n02419796": "antelope", "n02131653": "bear", "n02834778": "bicycle",
@@ -84,7 +84,7 @@ def septuplets(root: str | os.PathLike[str]) -> dict[str, FrameFolders]:
     root, parts = Path(root), {}
     for part in ("train", "test"):
         if (path := root / f"sep_{part}list.txt").is_file():
-            names = tuple(line for _, line in lines(path))
+            names = tuple(below(where, line) for where, line in lines(path))
             parts[part] = FrameFolders(root / "sequences", names, tuple(f"im{k}.png" for k in range(1, 8)))
     if not parts:
         raise ListError(f"{root}: no sep_trainlist.txt and no sep_testlist.txt")
@@ -130,6 +130,8 @@ def read_objects(path: str | os.PathLike[str]) -> Objects:
 
     Raises VideoError for a missing or damaged file, a class that is none of the 30 and a box that is inside out.
     """
+    if is_pipe(path):
+        raise VideoError(f"{path}: a pipe or device; give the path of a file that can be read")
     try:
         tree = ET.parse(path).getroot()
         size = [int(_text(tree, f"size/{side}")) for side in ("width", "height")]
@@ -142,10 +144,12 @@ def read_objects(path: str | os.PathLike[str]) -> Objects:
             if (name := _text(found, "name")) not in VID_CLASSES:
                 raise ValueError(f"{name} is none of the 30 classes")
             numbers = [int(_text(found, field)) for field in ("trackid", "occluded", "generated")]
+            if max(map(abs, numbers)) >= 1 << 63:
+                raise ValueError("a number beyond 64 bits")
             rows.append((box, [*VID_CLASSES].index(name), *numbers))
     except OSError as error:
         raise VideoError(f"{path}: {error.strerror}") from error
-    except (ET.ParseError, ValueError) as error:
+    except (ET.ParseError, ValueError, LookupError, RecursionError) as error:  # LookupError: an unknown encoding
         raise VideoError(f"{path}: not an annotation of ImageNet VID, or damaged ({error})") from error
     boxes, classes, tracks, occluded, generated = zip(*rows, strict=True) if rows else ((),) * 5
     return Objects(

@@ -1,15 +1,17 @@
-"""Data sets of labelled videos: list files and class folders, all read into parts such as train1, each a Source.
+"""Data sets of labelled videos by their list files, all read into parts such as train1, each a Source.
 
 Every entry of a list becomes a clip, whether its file is there or not: a missing file is a VideoError when it is read,
 and `motionspec data check` names them all beforehand. docs/data.md shows the folders.
 """
 
 import csv
+import io
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from motionspec.data.video import Videos
+from motionspec.data.video import Videos, is_pipe
 
 Parts = dict[str, Videos]
 
@@ -24,22 +26,6 @@ class ListError(ValueError):
     """A list or folder that cannot be read as the data set it should be; one line: where, what is wrong."""
 
 
-def open_videos(path: str | os.PathLike[str], *, split: int = 1, train: bool = True) -> Videos:
-    """A part of the data set of videos at `path`: UCF-101, HMDB-51, Kinetics or class folders, by what lies there.
-
-    `split` is that of UCF-101 and HMDB-51, 1 .. 3; the others have one. Without `train` it is the test part, of
-    Kinetics and of class folders the validation part if there is one. Raises ListError.
-    """
-    return open_part(path, ["train"] if train else ["val", "test"], split=split)[1]
-
-
-def open_part(path: str | os.PathLike[str], wanted: Sequence[str], *, split: int = 1) -> tuple[str, Videos]:
-    """The first of these parts that the data set of videos at `path` has, after its name. Raises ListError."""
-    parts = read_parts(path)
-    name = first_part(path, parts, wanted, split)
-    return name, parts[name]
-
-
 def first_part(data: str | os.PathLike[str], there: Iterable[str], wanted: Sequence[str], split: int = 1) -> str:
     """The first of the wanted parts that there is; test is test1 where there are splits. Raises ListError."""
     for name in (name for part in wanted for name in (f"{part}{split}", part)):
@@ -47,24 +33,6 @@ def first_part(data: str | os.PathLike[str], there: Iterable[str], wanted: Seque
             return name
     of = f" in split {split}" if any(name[-1].isdigit() for name in there) else ""
     raise ListError(f"{data}: has {', '.join(there)} and no {' or '.join(wanted)}{of}")
-
-
-def read_parts(path: str | os.PathLike[str]) -> Parts:
-    """All parts of the data set of videos at `path`, whichever it is. Raises ListError."""
-    return READERS[video_format(path)](path)
-
-
-def video_format(path: str | os.PathLike[str]) -> str:
-    """Which of READERS reads `path`. Raises ListError where none does."""
-    root = Path(path)
-    if not root.is_dir():
-        raise ListError(f"{path}: not a folder; give the folder of a data set")
-    for name, is_there in MARKS.items():
-        if is_there(root):
-            return name
-    raise ListError(
-        f"{path}: no lists of UCF-101, HMDB-51 or Kinetics here, and no folders with videos named after their class"
-    )
 
 
 # -- list files --------------------------------------------------------------------------------------------------------
@@ -76,13 +44,16 @@ def ucf101(root: str | os.PathLike[str]) -> Parts:
     Lists and class folders may lie in `root` or one folder below. Labels are numbers of classInd.txt less 1; a line of
     a test list has none and belongs to the class that its folder is named after. Raises ListError.
     """
-    lists = find(Path(root), "classInd.txt")[0].parent
+    lists = _once(Path(root), "classInd.txt")[0].parent
     numbered: dict[int, str] = {}
     for where, line in lines(lists / "classInd.txt"):
-        number, _, name = line.partition(" ")
-        if not number.isdecimal() or not name or int(number) in numbered:
-            raise ListError(f"{where}: expected a number of its own and the name of a class, got {line!r}")
-        numbered[int(number)] = name.strip()
+        found = _CLASS.fullmatch(line)
+        if not found or int(found["number"]) in numbered:
+            raise ListError(f"{where}: expected a number of its own and the name of a class, got {_short(line)}")
+        if found["name"] in numbered.values():
+            number = next(k for k, name in numbered.items() if name == found["name"])
+            raise ListError(f"{where}: {found['name']} is class {number} already")
+        numbered[int(found["number"])] = found["name"]
     if sorted(numbered) != [*range(1, len(numbered) + 1)]:
         raise ListError(f"{lists / 'classInd.txt'}: the classes should have the numbers 1 to {len(numbered)}")
     classes = tuple(numbered[k] for k in sorted(numbered))
@@ -92,24 +63,34 @@ def ucf101(root: str | os.PathLike[str]) -> Parts:
         for part in ("train", "test"):
             if (path := lists / f"{part}list0{split}.txt").is_file():
                 entries = [_ucf_entry(where, line, classes) for where, line in lines(path)]
-                parts[f"{part}{split}"] = _videos(videos, entries, classes, path)
+                parts[f"{part}{split}"] = listed_videos(videos, entries, classes, path)
     if not parts:
         raise ListError(f"{lists}: classInd.txt is here, but no trainlist01.txt or testlist01.txt")
     return parts
 
 
+# What stands between a file and its label: blanks, tabs, commas or semicolons. A file's name may have them too.
+_CLASS = re.compile(r"(?P<number>[0-9]{1,9})[ \t,;]+(?P<name>.+)", re.DOTALL)
+_FILE = re.compile(r"(?P<name>.*?[^ \t,;])[ \t,;]+(?P<label>[0-9]{1,9})", re.DOTALL)
+_BEHIND = re.compile(rf"(?:{'|'.join(map(re.escape, SUFFIXES))})[ \t,;]", re.IGNORECASE)
+
+
 def _ucf_entry(where: str, line: str, classes: tuple[str, ...]) -> tuple[str, int]:
-    name, _, number = line.rpartition(" ")
-    if not number.isdecimal():
-        name, number = line, ""
+    found = _FILE.fullmatch(line)
+    name, number = (found["name"], int(found["label"])) if found else (line, None)
+    if not is_video(name) and _BEHIND.search(name):
+        raise ListError(f"{where}: expected a file and the number of its class, got {_short(line)}")
+    below(where, name)
     folder = name.split("/")[0]
-    if number and not 1 <= int(number) <= len(classes):
+    if number is None:
+        if folder not in classes:
+            raise ListError(f"{where}: no class number, and no class of classInd.txt is called {folder!r}")
+        return name, classes.index(folder)
+    if not 1 <= number <= len(classes):
         raise ListError(f"{where}: class {number} of 1 to {len(classes)}")
-    if not number and folder not in classes:
-        raise ListError(f"{where}: no class number, and no class of classInd.txt is called {folder!r}")
-    if number and folder in classes and classes[int(number) - 1] != folder:
-        raise ListError(f"{where}: class {number} is {classes[int(number) - 1]}, and the folder is {folder}")
-    return name.strip(), int(number) - 1 if number else classes.index(folder)
+    if folder in classes and classes[number - 1] != folder:
+        raise ListError(f"{where}: class {number} is {classes[number - 1]}, and the folder is {folder}")
+    return name, number - 1
 
 
 def hmdb51(root: str | os.PathLike[str]) -> Parts:
@@ -117,20 +98,24 @@ def hmdb51(root: str | os.PathLike[str]) -> Parts:
 
     A line is a file of that class and 1 for training, 2 for test, 0 for neither. Classes by name. Raises ListError.
     """
-    files = find(Path(root), "*_test_split[123].txt")
+    files = _once(Path(root), "*_test_split[123].txt")
     named = {path: path.stem.rpartition("_test_split") for path in files}
+    for path, (name, _, split) in named.items():
+        if not name:
+            raise ListError(f"{path}: expected CLASS_test_split{split}.txt")
     classes = tuple(sorted({name for name, _, _ in named.values()}))
     videos = _video_root(Path(root), classes)
     entries: dict[str, list[tuple[str, int]]] = {f"{part}{split}": [] for split in "123" for part in ("train", "test")}
     for path, (name, _, split) in sorted(named.items()):
         for where, line in lines(path):
-            file, _, use = line.rpartition(" ")
-            if use not in ("0", "1", "2") or not file:
-                raise ListError(f"{where}: expected a file and 0 (unused), 1 (train) or 2 (test), got {line!r}")
-            if use != "0":
-                part = f"{'train' if use == '1' else 'test'}{split}"
-                entries[part].append((f"{name}/{file.strip()}", classes.index(name)))
-    return {part: _videos(videos, found, classes, files[0].parent) for part, found in entries.items() if found}
+            found = _FILE.fullmatch(line)
+            if not found or found["label"] not in ("0", "1", "2"):
+                expected = "a file and 0 (unused), 1 (train) or 2 (test)"
+                raise ListError(f"{where}: expected {expected}, got {_short(line)}")
+            if found["label"] != "0":
+                part = f"{'train' if found['label'] == '1' else 'test'}{split}"
+                entries[part].append((f"{name}/{below(where, found['name'])}", classes.index(name)))
+    return {part: listed_videos(videos, found, classes, files[0].parent) for part, found in entries.items() if found}
 
 
 def kinetics(root: str | os.PathLike[str]) -> Parts:
@@ -140,77 +125,82 @@ def kinetics(root: str | os.PathLike[str]) -> Parts:
     left out. The video of a row is any below `root` called youtube_id or youtube_id_START_END, seconds in 6 digits.
     Classes by name, those of all files. Raises ListError.
     """
-    root, rows = Path(root), dict[str, tuple[Path, list[dict[str, str]]]]()
-    for path in _kinetics_files(root):
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            table = [*csv.DictReader(file)]
-        if table and "label" in table[0]:
-            rows[{"validate": "val"}.get(path.stem, path.stem)] = (path, table)
-    if not rows:
+    root = Path(root)
+    tables: dict[str, tuple[Path, list[Row]]] = {}
+    for path in kinetics_files(root):
+        part = {"validate": "val"}.get(path.stem, path.stem)
+        if part in tables:
+            raise ListError(f"{root}: {tables[part][0].name} and {path.name} are both the part {part}: expected one")
+        rows = [*_rows(path)]
+        if any(row.get("label") for _, row in rows):
+            tables[part] = path, rows
+    if not tables:
         raise ListError(f"{root}: the CSV files of Kinetics here have no column label; without it there are no classes")
+    for where, row in (row for _, rows in tables.values() for row in rows):
+        if not row.get("label"):
+            raise ListError(f"{where}: expected a label, which is the name of a class, got none")
     files = {Path(name).stem: name for name in files_below(root) if is_video(name)}
-    classes = tuple(sorted({row["label"] for _, table in rows.values() for row in table}))
+    classes = tuple(sorted({row["label"] for _, rows in tables.values() for _, row in rows}))
     number = {name: k for k, name in enumerate(classes)}
     parts = {}
-    for part, (path, table) in rows.items():
-        entries = []
-        for n, row in enumerate(table, 2):
-            try:
-                key = f"{row['youtube_id']}_{int(row['time_start']):06}_{int(row['time_end']):06}"
-            except (KeyError, TypeError, ValueError) as error:
-                raise ListError(f"{path}:{n}: expected youtube_id, and whole seconds time_start, time_end") from error
-            name = files.get(key) or files.get(row["youtube_id"]) or f"{part}/{row['label']}/{key}.mp4"
-            entries.append((name, number[row["label"]]))
-        parts[part] = _videos(root, entries, classes, path)
+    for part, (path, rows) in tables.items():
+        entries = [(_kinetics_file(where, row, part, files), number[row["label"]]) for where, row in rows]
+        parts[part] = listed_videos(root, entries, classes, path)
     return parts
 
 
-def _kinetics_files(root: Path) -> list[Path]:
+Row = tuple[str, dict[str, str]]
+"""FILE:LINE, and the cells of a row of a CSV file by the names of their columns."""
+
+
+def _kinetics_file(where: str, row: Mapping[str, str], part: str, files: Mapping[str, str]) -> str:
+    """The path of the video of a row: that of a file that is there, or where it should be."""
+    video = row.get("youtube_id", "")
+    try:
+        start, end = int(row["time_start"]), int(row["time_end"])
+    except (KeyError, ValueError) as error:
+        raise ListError(f"{where}: expected youtube_id, and whole seconds time_start, time_end") from error
+    if not video:
+        raise ListError(f"{where}: expected youtube_id, and whole seconds time_start, time_end")
+    key = f"{below(where, video)}_{start:06}_{end:06}"
+    return files.get(key) or files.get(video) or f"{part}/{below(where, row['label'])}/{key}.mp4"
+
+
+def _rows(path: Path) -> Iterator[Row]:
+    """The rows of a CSV file, whichever of comma, semicolon and tab its header has most of. Raises ListError."""
+    text = _text(path)
+    header = text.partition("\n")[0]
+    separator = max(",;\t", key=header.count)
+    cells = csv.DictReader(
+        io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True, restval="", strict=True
+    )
+    try:
+        for row in cells:
+            named = {name.strip().lower(): cell.strip() for name, cell in row.items() if name is not None}
+            yield f"{path}:{cells.line_num}", named
+    except csv.Error as error:
+        n = min(cells.line_num, text.count("\n")) + 1  # of the line that could not be read, which is not counted yet
+        raise ListError(f"{path}:{n}: {error}") from error
+
+
+def kinetics_files(root: Path) -> list[Path]:
+    """The CSV files of Kinetics, in `root` or one folder below. Raises ListError where there are two of a name."""
     found = []
-    for path in (p for name in ("train", "val", "validate", "test") for p in find(root, f"{name}.csv")[:1]):
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            if "youtube_id" in file.readline():
-                found.append(path)
+    for name in ("train", "val", "validate", "test"):
+        there = [path for path in find(root, f"{name}.csv") if _begins_as_kinetics(path)]
+        found += _none_twice(root, there)
     return found
 
 
-# -- folders -----------------------------------------------------------------------------------------------------------
-
-_PARTS = {
-    "train": ("train", "training"),
-    "val": ("val", "validate", "validation", "valid"),
-    "test": ("test", "testing"),
-}
-
-
-def class_folders(root: str | os.PathLike[str]) -> Parts:
-    """Folders named after their class, videos at any depth below; they may lie in folders train, and val or test.
-
-    Without train, unless val and test are all there is: train and test, all but the last fifth of each class by name
-    (one at least, where there are two) and that fifth; neighbours by name are often cut from one video, and so stay
-    together. Classes by name, those of all parts; a folder without videos is none. Raises ListError.
-    """
-    root = Path(root)
-    roots = {part: path for part, names in _PARTS.items() for name in names if _folders(path := root / name)}
-    clips = {part: _class_folder(path) for part, path in roots.items()}
-    parts = {path.name for path in roots.values()}
-    if "train" not in roots and (everything := _class_folder(root)).keys() != parts:
-        roots, clips = {"train": root, "test": root}, {}
-        held = {name: max(len(files) // 5, int(len(files) > 1)) for name, files in everything.items()}
-        clips["train"] = {name: files[: len(files) - held[name]] for name, files in everything.items()}
-        clips["test"] = {name: files[len(files) - held[name] :] for name, files in everything.items()}
-    classes = tuple(sorted({name for found in clips.values() for name in found}))
-    return {
-        part: _videos(roots[part], [(file, classes.index(c)) for c in found for file in found[c]], classes, roots[part])
-        for part, found in clips.items()
-        if any(found.values())
-    }
-
-
-def _class_folder(folder: Path) -> dict[str, list[str]]:
-    """The videos of each class, both by name."""
-    clips = {p.name: sorted(f"{p.name}/{f}" for f in files_below(p) if is_video(f)) for p in _folders(folder)}
-    return {name: files for name, files in clips.items() if files}
+def _begins_as_kinetics(path: Path) -> bool:
+    """Whether a column is called youtube_id, in UTF-16 too, which is refused by name when it is read."""
+    if is_pipe(path):
+        return False
+    try:
+        with path.open("rb") as file:
+            return b"youtube_id" in file.readline(10_000).replace(b"\0", b"").lower()
+    except OSError:
+        return False
 
 
 # -- shared ------------------------------------------------------------------------------------------------------------
@@ -218,18 +208,63 @@ def _class_folder(folder: Path) -> dict[str, list[str]]:
 
 def lines(path: Path) -> Iterator[tuple[str, str]]:
     """FILE:LINE and the text of each line that has one; LF or CRLF. Raises ListError."""
+    for n, line in enumerate(_text(path).split("\n"), 1):
+        text = line.strip(" \t\r")  # no more: what else Python takes for a blank may be part of a file's name
+        if "\r" in text:
+            raise ListError(f"{path}:{n}: a carriage return in the middle of a line: save it with line feeds")
+        if text := text.rstrip(",; \t"):
+            yield f"{path}:{n}", text
+
+
+def _text(path: Path) -> str:
+    """What a text file in UTF-8 says. Raises ListError that names the line that is none."""
+    if is_pipe(path):
+        raise ListError(f"{path}: a pipe or device, no file")
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        data = path.read_bytes()
     except OSError as error:
         raise ListError(f"{path}: {error.strerror}") from error
+    try:
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ListError(f"{path}: not a text file in UTF-8") from error
-    for n, line in enumerate(text.splitlines(), 1):
-        if line.strip():
-            yield f"{path}:{n}", line.strip()
+        n = data.count(b"\n", 0, error.start) + 1
+        raise ListError(f"{path}:{n}: not text in UTF-8 (byte {data[error.start]:#x}); save it as UTF-8") from error
+    if "\0" in text:
+        n = text.count("\n", 0, text.index("\0")) + 1
+        raise ListError(f"{path}:{n}: a zero byte, so this is no text: damaged; fetch it again")
+    return text
 
 
-def _videos(root: Path, entries: list[tuple[str, int]], classes: tuple[str, ...], where: Path) -> Videos:
+def below(where: str, name: str) -> str:
+    """A name of a list, which stays below the folder of its data set. Raises ListError for one that does not."""
+    steps = re.split(r"[/\\]", name)
+    if ".." in steps or not steps[0] or re.fullmatch("[A-Za-z]:", steps[0]):
+        raise ListError(f"{where}: {_short(name)} leaves the data set: expected a path below it")
+    return name
+
+
+def _short(text: str) -> str:
+    """Quoted, and cut where it is no name any more but a file without line ends."""
+    return repr(text if len(text) <= 120 else f"{text[:120]}...")
+
+
+def _once(root: Path, pattern: str) -> list[Path]:
+    """As `find`. Raises ListError where two folders have a list of one name."""
+    return _none_twice(root, find(root, pattern))
+
+
+def _none_twice(root: Path, files: list[Path]) -> list[Path]:
+    seen: dict[str, Path] = {}
+    for path in files:
+        other = seen.setdefault(path.name, path)
+        if other != path:
+            folders = f"{other.parent.name} and in {path.parent.name}"
+            raise ListError(f"{root}: {path.name} lies in {folders}: expected it once")
+    return files
+
+
+def listed_videos(root: Path, entries: list[tuple[str, int]], classes: tuple[str, ...], where: Path) -> Videos:
+    """A part of these names and labels. Raises ListError where there are none."""
     if not entries:
         raise ListError(f"{where}: no clip in it")
     names, labels = zip(*entries, strict=True)
@@ -241,46 +276,40 @@ def is_video(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES
 
 
-def _folders(root: Path) -> list[Path]:
-    return sorted(p for p in root.iterdir() if p.is_dir() and not p.name.startswith(".")) if root.is_dir() else []
+def folders_in(root: Path) -> list[Path]:
+    """The folders in a folder, links to folders included; without hidden ones and links that lead back up."""
+    if not root.is_dir():
+        return []
+    return sorted(
+        path for path in root.iterdir() if not path.name.startswith(".") and path.is_dir() and not _leads_up(path)
+    )
 
 
 def files_below(root: Path) -> Iterator[str]:
     """Paths below `root`, with slashes, of the files at any depth; without hidden ones and links that lead back up."""
     for folder, folders, files in os.walk(root, followlinks=True):
         here = Path(folder)
-        above = [p.resolve() for p in (here, *here.parents) if p.is_relative_to(root)]
-        shown = [(name, (here / name).resolve()) for name in folders if not name.startswith(".")]
-        folders[:] = [name for name, target in shown if not any(p.is_relative_to(target) for p in above)]
+        folders[:] = [name for name in folders if not name.startswith(".") and not _leads_up(here / name)]
         for name in files:
             if not name.startswith("."):
-                yield (Path(folder) / name).relative_to(root).as_posix()
+                yield (here / name).relative_to(root).as_posix()
+
+
+def _leads_up(folder: Path) -> bool:
+    """Whether a folder is a link to one of those on its own path, or to one above them."""
+    if not folder.is_symlink():
+        return False
+    target = folder.resolve()
+    return any(above.resolve().is_relative_to(target) for above in folder.absolute().parents)
 
 
 def find(root: Path, pattern: str) -> list[Path]:
-    """Files in `root`, or else in the folders of it."""
-    return sorted(root.glob(pattern)) or sorted(root.glob(f"*/{pattern}"))
+    """Files in `root`, or else in the folders of it; hidden ones are none."""
+    folders = [root, *folders_in(root)]
+    here, *below = ([path for path in sorted(each.glob(pattern)) if path.name[0] != "."] for each in folders)
+    return here or [path for found in below for path in found]
 
 
 def _video_root(root: Path, classes: Iterable[str]) -> Path:
     """The folder, `root` or one in it, that has the most of these class folders."""
-    return max([root, *_folders(root)], key=lambda folder: sum((folder / name).is_dir() for name in classes))
-
-
-def _has_videos(root: Path) -> bool:
-    """Whether a folder in it, or in its train folder, has a video."""
-    return any(_class_folder(folder) for folder in (root, *(root / name for name in _PARTS["train"])))
-
-
-READERS: dict[str, Callable[[str | os.PathLike[str]], Parts]] = {
-    "UCF-101": ucf101,
-    "HMDB-51": hmdb51,
-    "Kinetics": kinetics,
-    "class folders": class_folders,
-}
-MARKS: dict[str, Callable[[Path], bool]] = {
-    "UCF-101": lambda root: bool(find(root, "classInd.txt")),
-    "HMDB-51": lambda root: bool(find(root, "*_test_split[123].txt")),
-    "Kinetics": lambda root: bool(_kinetics_files(root)),
-    "class folders": _has_videos,
-}
+    return max([root, *folders_in(root)], key=lambda folder: sum((folder / name).is_dir() for name in classes))

@@ -5,9 +5,10 @@ Every error that a file can cause is a VideoError whose message is one line; dec
 
 import json
 import os
+import shlex
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from motionspec.checks import message
+from motionspec.data.containers import codec, counted
 from motionspec.data.source import Images, cache_folder
 from motionspec.flow import opencv
 
@@ -27,9 +29,8 @@ Image = NDArray[np.uint8]
 Progress = Callable[[int, int | None], None]
 """Called with the number of frames decoded and the number to decode, None where it is not known."""
 
-# How many of the declared frames may fail to decode. Good clips fall short by a frame: every HMDB-51 clip does
-# (packed B frames). Counts of mkv, webm and ts are OpenCV's estimate from the duration, sound track included, hence
-# not tighter. AVI files cut at 90 % of their bytes lack 8 .. 14 % of their frames, and no fewer than 6.
+# How many of the frames that a container counts may fail to decode. Good clips lack a frame: every HMDB-51 clip
+# does (packed B frames). AVI files cut at 90 % of their bytes lack 8 .. 14 % of their frames, and no fewer than 6.
 _SLACK_FRAMES, _SLACK_SHARE = 2, 0.05
 _REPORT_EVERY = 32  # frames between two calls of `progress`
 
@@ -40,23 +41,40 @@ class VideoError(ValueError):
 
 @dataclass(frozen=True)
 class Info:
-    """What a video holds: frames that decode, frames that its container declares (<= 0: unknown), and its size."""
+    """What a video holds.
+
+    frames: those that decode. declared: those that its container counts and shows, 0 where it does not count them.
+    estimated: what duration and rate come to, where it does not; sound longer than the picture adds to it, and so does
+    a rate that varies. height, width: of its frames.
+    """
 
     frames: int
     declared: int
     height: int
     width: int
+    estimated: int = 0
+
+    @property
+    def may_be_truncated(self) -> bool:
+        """Whether far fewer frames decode than are estimated: a reason to look, and no more."""
+        return _too_few(self.frames, self.estimated)
+
+
+def _too_few(frames: int, expected: int) -> bool:
+    return expected - frames > max(_SLACK_FRAMES, _SLACK_SHARE * expected)
 
 
 def examine(path: str | os.PathLike[str], progress: Progress | None = None) -> Info:
     """Decode a whole video and say what it holds. `progress(done, None)` is called now and then and at the end.
 
     Raises VideoError where the file is missing, unreadable, empty or no video, where no frame decodes, and where more
-    than max(2, 5 %) of the frames that the container declares are missing: the file is truncated.
+    than max(2, 5 %) of the frames that the container counts are missing: the file is truncated. An estimate of a
+    container that does not count them is held against no file.
     """
     check_file(path)
+    declared = counted(path) or 0
     with _opened(path) as capture:
-        declared = int(capture.get(_opencv().CAP_PROP_FRAME_COUNT))  # 0 or negative: unknown (a still image: -2^63)
+        estimated = int(capture.get(_opencv().CAP_PROP_FRAME_COUNT))  # 0 or negative: unknown (a still image: -2^63)
         first, n = None, 0
         while capture.grab():
             if first is None:
@@ -64,13 +82,67 @@ def examine(path: str | os.PathLike[str], progress: Progress | None = None) -> I
             n += 1
             if progress and n % _REPORT_EVERY == 0:
                 progress(n, None)
-    if first is None:
-        raise VideoError(f"{path}: opens as a video but no frame decodes: damaged or without pictures; fetch it again")
-    if declared - n > max(_SLACK_FRAMES, _SLACK_SHARE * declared):
+        if first is None:
+            raise VideoError(_without_frames(path, capture))
+    if _too_few(n, declared):
         raise VideoError(f"{path}: truncated: only {n} of the {declared} declared frames decode; fetch it again")
     if progress:
         progress(n, None)
-    return Info(n, declared, *first.shape[:2])
+    height, width = first.shape[:2]
+    return Info(n, declared, height, width, 0 if declared else max(0, estimated))
+
+
+# The codecs that every build of OpenCV decodes: what does not decode is damaged, and not foreign to it.
+_USUAL = {
+    *("avc1", "avc3", "h264", "x264", "mp4v", "fmp4", "xvid", "divx", "dx50", "div3", "mpg1", "mpg2", "mpeg", "mp4s"),
+    *("mjpg", "vp80", "vp90", "vp08", "vp09", "gif", "v_mpeg4/iso/avc", "v_mpeg4/iso/asp", "v_mjpeg", "v_vp8", "v_vp9"),
+}
+_CODECS = {
+    "AV1": ("av01", "v_av1"),
+    "HEVC": ("hvc1", "hev1", "hevc", "h265", "x265", "v_mpegh/iso/hevc"),
+    "VVC": ("vvc1", "vvi1", "v_mpegi/iso/vvc"),
+    "Dolby Vision": ("dvh1", "dvhe", "dvav"),
+    "ProRes": ("apch", "apcn", "apcs", "apco", "ap4h", "v_prores"),
+}
+"""Codecs that some builds lack, by their names in containers."""
+
+
+def _without_frames(path: str | os.PathLike[str], capture: Any) -> str:
+    """Why no frame of a video that opens decodes, in one line."""
+    said = codec(path) or _fourcc(capture)
+    if said and said.lower() not in _USUAL:
+        return _foreign(path, said)
+    of = f" (codec {said})" if said else ""
+    if (declared := counted(path)) == 0:
+        source, target = _converted(path)
+        return f"{path}: its edit list shows no frame; write it anew: ffmpeg -ignore_editlist 1 -i {source} {target}"
+    if declared:
+        return f"{path}: no frame of the {declared} that it counts decodes{of}: truncated or damaged; fetch it again"
+    return f"{path}: opens as a video but no frame decodes{of}: damaged or without pictures; fetch it again"
+
+
+def _foreign(path: str | os.PathLike[str], said: str) -> str:
+    """What to do with a codec that this OpenCV does not decode, in one line."""
+    known = next((name for name, codes in _CODECS.items() if said.lower() in codes), None)
+    name = f"{known} ({said})" if known else said
+    source, target = _converted(path)
+    return (
+        f"{path}: this OpenCV decodes no frame of its codec {name}; "
+        f"convert it to H.264: ffmpeg -i {source} -c:v libx264 {target}"
+    )
+
+
+def _converted(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """The names of a video and of what it is converted to, for a shell."""
+    file = Path(path)
+    return shlex.quote(file.name), shlex.quote(f"{file.stem}-h264.mp4")
+
+
+def _fourcc(capture: Any) -> str:
+    """The codec as OpenCV calls it; "" where it does not know."""
+    code = int(capture.get(_opencv().CAP_PROP_FOURCC)) & 0xFFFFFFFF
+    text = code.to_bytes(4, "little").decode("latin-1")
+    return text.strip() if text.isascii() and text.isprintable() else ""
 
 
 class Index:
@@ -112,7 +184,8 @@ class Index:
             for line in new.splitlines():
                 with suppress(ValueError, TypeError):  # cut off, or not ours
                     path, size, time, *info = json.loads(line)
-                    self._known[path, size, time] = Info(*info)
+                    if len(info) == len(fields(Info)):  # else of an earlier version, whose numbers said other things
+                        self._known[path, size, time] = Info(*info)
 
 
 @dataclass(frozen=True)
@@ -165,6 +238,8 @@ def decode(
     with _opened(path) as capture:
         for i in range(last := max(wanted) + 1):
             if not capture.grab():
+                if i == 0:
+                    raise VideoError(_without_frames(path, capture))
                 raise VideoError(f"{path}: only {i} frames decode and frame {last - 1} is wanted; is it complete?")
             if i in wanted:
                 frames[i] = _frame(path, capture, i)
@@ -210,8 +285,15 @@ def _stacked(images: dict[int, Image], numbers: Sequence[int], clip: str | os.Pa
     return np.stack([images[t] for t in numbers])
 
 
+def is_pipe(path: str | os.PathLike[str]) -> bool:
+    """Whether it is there and neither file nor folder: opening a pipe would wait for ever."""
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
+
+
 def check_file(path: str | os.PathLike[str]) -> None:
     """VideoError unless `path` is a file that can be read and has at least one byte."""
+    if is_pipe(path):
+        raise VideoError(f"{path}: a pipe or device; give the path of a file that can be read")
     try:
         with open(path, "rb") as file:
             empty = not file.read(1)
@@ -234,6 +316,8 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[Any]:
         capture = cv2.VideoCapture(full, cv2.CAP_FFMPEG)
     try:
         if not capture.isOpened():
+            if (said := codec(path)) and said.lower() not in _USUAL:
+                raise VideoError(_foreign(path, said))
             raise VideoError(
                 f"{path}: not a video that OpenCV (FFmpeg) can open, or truncated (an .mp4 cut short has "
                 "lost its index); fetch it again or convert it"

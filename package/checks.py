@@ -1,6 +1,7 @@
 """One message form for bad input, the same from `refimpl` and `ops`: `operator: argument: expected ..., got ...`."""
 
 import math
+import unicodedata
 from numbers import Integral, Real
 from typing import Any
 
@@ -8,6 +9,19 @@ from typing import Any
 def message(operator: str, argument: str, expected: str, got: object) -> str:
     """The one form of a bad-input message."""
     return f"{operator}: {argument}: expected {expected}, got {got}"
+
+
+_UNSEEN = {"Cc", "Cs", "Zl", "Zp"}  # control characters, bytes that are no text, ends of lines and paragraphs
+_TURNING = {
+    *"\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+}  # these reorder what stands beside them
+
+
+def printable(text: str) -> str:
+    """A name in one line: what would break the line, or tell a terminal what to do, as its escape sequence."""
+    return "".join(
+        c.encode("unicode_escape").decode() if unicodedata.category(c) in _UNSEEN or c in _TURNING else c for c in text
+    )
 
 
 def shapes(operator: str, **arguments: tuple[Any, str]) -> dict[str, int]:

@@ -7,7 +7,7 @@ Importing this needs NumPy only; KITTI files need OpenCV (`pip install 'motionsp
 """
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,8 @@ def write_kitti(path: str | PathLike[str], flow: ArrayLike) -> None:
         )
     codes = np.rint(np.where(unknown, 0.0, array) * _STEPS) + _ZERO
     bgr = np.stack([np.ones(unknown.shape), codes[1], codes[0]], axis=-1) * ~unknown[..., None]
-    done, data = opencv().imencode(".png", bgr.astype(np.uint16))
-    if not done:
+    data = encoded(".png", bgr.astype(np.uint16))
+    if data is None:
         raise ValueError(f"write_kitti: {path}: OpenCV could not encode {unknown.shape} pixels as PNG; crop the flow")
     Path(path).write_bytes(data.tobytes())
 
@@ -216,6 +216,16 @@ def _read_npy(path: Path) -> NDArray[Any]:
             f"got {array.dtype} {array.shape}; save the flow that way"
         )
     return _wide(array)
+
+
+def encoded(suffix: str, image: NDArray[Any], options: Sequence[int] = ()) -> NDArray[np.uint8] | None:
+    """An image, in OpenCV's order of channels, as a file with that suffix; None where OpenCV cannot encode it."""
+    cv2 = opencv()
+    try:
+        done, data = cv2.imencode(suffix, image, [*options])
+    except cv2.error:
+        return None
+    return data if done else None
 
 
 def opencv() -> Any:

@@ -96,7 +96,7 @@ def test_good_class_folders(check, folders):
     assert "classes: 2; usable clips of one: 1 to 2, median 1.5\n  run 2, sit 1" in text
     assert found[0]["found"]["usable clips of each class"] == {"run": 2, "sit": 1}
     assert found[0]["found"]["videos"][str(folders / "sit" / "1.avi")] == {
-        "frames": 30, "declared": 30, "height": 48, "width": 64,
+        "frames": 30, "declared": 30, "height": 48, "width": 64, "estimated": 0,
     }  # fmt: skip
 
 
@@ -266,7 +266,7 @@ def test_it_cannot_run(tmp_path, capsys, folders):
     for arguments, words in {
         (str(tmp_path / "none"),): "none: not a folder",
         (str(folders / "run" / "1.avi"),): "1.avi: not a folder",
-        (str(folders / "run"),): "run: no data set recognised here or two folders below; docs/data.md shows",
+        (str(folders / "run"),): "run: 2 videos lie in the folder itself, such as 1.avi: put each into a folder named",
         (str(folders), "--json", str(tmp_path)): "expected the name of a file in a folder that exists",
         (str(folders), "--json", str(tmp_path / "no" / "x")): "expected the name of a file in a folder that exists",
     }.items():

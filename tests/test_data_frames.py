@@ -1,5 +1,6 @@
 """Frame folders: septuplets by their lists, and the boxes of ImageNet VID."""
 
+import os
 import pickle
 
 import numpy as np
@@ -173,3 +174,19 @@ def test_real_imagenet_vid(realdata):
     np.testing.assert_array_equal(found["ILSVRC2015_train_00005009"].boxes, [[675, 115, 976, 451]])
     assert found["ILSVRC2015_val_00030000"].tracks.tolist() == [0, 1]
     assert found["ILSVRC2015_val_00030000"].occluded.all()
+
+
+@pytest.mark.parametrize("content", [
+    '<?xml version="1.0" encoding="foo"?><annotation/>',
+    xml(("n02411705", "9" * 30, (1, 1, 2, 2), 0, 0)),
+])  # fmt: skip
+def test_whatever_a_parser_raises_is_a_video_error(tmp_path, content):
+    (path := tmp_path / "a.xml").write_text(content)
+    with pytest.raises(VideoError, match=r"a.xml: not an annotation of ImageNet VID, or damaged"):
+        read_objects(path)
+
+
+def test_a_pipe_is_no_annotation(tmp_path):
+    os.mkfifo(tmp_path / "a.xml")
+    with pytest.raises(VideoError, match=r"a.xml: a pipe or device"):
+        read_objects(tmp_path / "a.xml")

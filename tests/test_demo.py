@@ -1,5 +1,6 @@
 """`motionspec demo` as its users meet it: the report, the ground truths it reads, one clear line for what it cannot."""
 
+import base64
 import re
 from html.parser import HTMLParser
 
@@ -279,3 +280,17 @@ def test_real_clips(realdata, tmp_path, capsys, clip):
 def test_shown_is_every_equation_on_maps_and_flow():
     ids = {row.id for row in demo.shown_equations()}
     assert {id for id in EQUATIONS if id.split(".")[0] in ("brightness", "off", "warp")} <= ids
+
+
+@pytest.mark.parametrize("shape", [(70_000, 1), (1, 70_000), (70_000, 500)])
+def test_a_picture_of_any_shape_is_encoded(shape):
+    """JPEG has sides of 16 bits; the flag by which OpenCV says that it failed was ignored."""
+    kind, _, data = demo.Picture("long", np.full((*shape, 3), 7, np.uint8)).data.partition(";base64,")
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+    assert kind.startswith("data:image/") and image is not None and abs(int(image.mean()) - 7) <= 1
+
+
+def test_a_picture_that_cannot_be_encoded_is_told(monkeypatch):
+    monkeypatch.setattr(cv2, "imencode", lambda *_: (False, np.zeros(0, np.uint8)))
+    with pytest.raises(ValueError, match=r"OpenCV could not encode the picture 'grey' of 3 x 2 pixels"):
+        _ = demo.Picture("grey", np.zeros((2, 3, 3), np.uint8)).data

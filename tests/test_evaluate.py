@@ -2,6 +2,7 @@
 
 import csv
 import json
+import warnings
 
 import numpy as np
 import pytest
@@ -318,3 +319,63 @@ def test_the_loss_of_restored_frames_is_half_their_squared_errors():
     batch = {"clip": torch.zeros(2, 3, 4, 5), "target": torch.zeros(2, 3, 4, 5)}
     batch["target"][0, 0, 0, :2] = torch.tensor([3.0, 4.0])
     assert objectives.restoration(torch.nn.Identity(), batch).item() == 0.5 * 25 / 2
+
+
+NAMES = ("pay_$_cash_$ (5%)", r"$\frac{1$", "走路", "w" * 120, "new\nline", "\x1b[31mred", "a_b^c", "👩‍👧")
+
+
+def named(*names):
+    """Scores of one clip of each class, all of them right."""
+    return scored(np.eye(len(names)).tolist(), [*range(len(names))], classes=names)
+
+
+def test_names_are_drawn_as_they_are(tmp_path, capfd, monkeypatch):
+    """No name is taken for markup, none costs the picture its place, none says anything on stderr."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    figures = []
+    save = Figure.savefig
+    monkeypatch.setattr(Figure, "savefig", lambda self, *a, **k: (figures.append(self), save(self, *a, **k)))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        assert evaluate.write(tmp_path, named(*NAMES), {}) == ""
+    assert capfd.readouterr() == ("", "") and not told
+    axes = figures[0].axes[0]
+    ticks = [*axes.get_xticklabels(), *axes.get_yticklabels()]
+    assert all(not text.get_parse_math() and not text.get_usetex() and "\n" not in text.get_text() for text in ticks)
+    assert ticks[0].get_text() == NAMES[0] and ticks[4].get_text() == "new\\nline"
+    box = axes.get_window_extent()
+    assert min(box.width, box.height) > 100
+    picture = cv2.imread(str(tmp_path / "confusion.png"))
+    assert picture.shape[0] > 300
+
+
+def test_a_picture_that_fails_costs_no_number(tmp_path, monkeypatch):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    (tmp_path / "confusion.png").write_bytes(b"of an earlier evaluation")
+
+    def fail(*_, **__):
+        assert (tmp_path / "result.json").is_file() and (tmp_path / "scores.csv").is_file()
+        raise RuntimeError("fonts are gone\nall of them")
+
+    monkeypatch.setattr(Figure, "savefig", fail)
+    assert evaluate.write(tmp_path, named("a", "b"), {}) == "confusion.png is not drawn: fonts are gone"
+    assert not (tmp_path / "confusion.png").exists()
+    assert json.loads((tmp_path / "result.json").read_text(encoding="utf-8"))["metrics"]["top_1"] == 1.0
+
+
+def test_a_run_goes_on_where_its_curves_cannot_be_drawn(tmp_path, monkeypatch, caplog):
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    from motionspec.train.runs import Run
+
+    monkeypatch.setattr(Figure, "savefig", lambda *_, **__: 1 / 0)
+    run = Run(tmp_path / "run", {}, resume=False)
+    run.log(step=1, loss=1.0)
+    run.draw(True)
+    run.close()
+    assert [record.getMessage() for record in caplog.records] == ["curves.png is not drawn: division by zero"]

@@ -19,7 +19,7 @@ safetensors = pytest.importorskip("safetensors.torch")
 
 from motionspec.cli.main import main  # noqa: E402
 from motionspec.data.clips import Clips, View  # noqa: E402
-from motionspec.data.lists import open_videos  # noqa: E402
+from motionspec.data.layouts import open_videos  # noqa: E402
 from motionspec.data.motion import Motion, Size  # noqa: E402
 from motionspec.data.video import VideoError  # noqa: E402
 from motionspec.models.bn_inception import BNInception  # noqa: E402
@@ -333,6 +333,7 @@ def test_a_run_begins_with_the_weights_of_another(run_folder, data, tmp_path, ca
     status, said, err = command(capsys, *words, "--weights", file)
     assert (status, err) == (0, "")
     assert re.match(
+        r"class folders in .*: train 4, test 4; 2 classes: dark 4, light 4\n"
         r"begins with best\.safetensors: (\d+) of \d+ loaded; kept as they were: fc\.weight, fc\.bias; not used: "
         r"decoder\.\S+, .*, fc\.weight, fc\.bias; what is kept is random\n1 steps: ",
         said,

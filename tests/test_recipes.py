@@ -318,9 +318,10 @@ def test_dncnn_by_the_command(tmp_path, capsys):
     for setting in ("network.width=0.0625", "network.rest=1", "view.size=16", "batch=2"):
         words += ["--set", setting]
     status, out, err = command(capsys, *words)
-    assert (status, err) == (0, "") and re.match(r"1 steps: psnr ([\d.]+); best psnr \1\n", out)
+    assert (status, err) == (0, "")
+    assert re.match(r"Vimeo-90K septuplets in .*: train 2, test 1\n1 steps: psnr ([\d.]+); best psnr \1\n", out)
     assert main(["eval", str(tmp_path / "run"), "--data", str(tmp_path)]) == 0
-    psnr = re.match(r"1 steps: psnr ([\d.]+)", out)[1]
+    psnr = re.search(r"^1 steps: psnr ([\d.]+)", out, re.MULTILINE)[1]
     assert capsys.readouterr().out.startswith(f"part test, 1 clips: psnr {psnr}\n")
     words[4], seen = tmp_path / "large", json.loads((tmp_path / "run" / "config.json").read_text())
     assert seen["recipe"]["view"]["size"] == 16 and 33 < seen["psnr"] < 35
@@ -342,8 +343,8 @@ def test_flow_of_pairs_and_a_classifier_on_it_by_the_command(tmp_path, capsys):
     settings += ["--set", "batch=2"]
     words = ["actionflownet-2f-flow", "--data", chairs, "-o", run, *settings, "--set", "length=1"]
     status, out, err = command(capsys, *words)
-    assert (status, err) == (0, "") and re.match(r"1 steps: epe ([\d.]+), outliers ", out)
-    epe = re.match(r"1 steps: epe ([\d.]+)", out)[1]
+    assert (status, err) == (0, "")
+    epe = re.match(r"FlyingChairs in .*: train 2, val 1\n1 steps: epe ([\d.]+), outliers ", out)[1]
     assert main(["eval", str(run), "--data", str(chairs)]) == 0
     assert capsys.readouterr().out.startswith(f"part val, 1 clips: epe {epe}, outliers ")
     for recipe, says in (

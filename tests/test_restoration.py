@@ -11,6 +11,8 @@ from motionspec.data.restoration import Windows
 from motionspec.data.video import VideoError
 from motionspec.refimpl import metrics
 
+cv2 = pytest.importorskip("cv2")
+
 
 @dataclass(frozen=True)
 class Septuplets:
@@ -88,3 +90,22 @@ def test_bad_windows():
         Windows(Septuplets(length_=2), frames=3, rate=9, train=True)[0]
     with pytest.raises(VideoError, match="one: 64 x 48, and the square has a side of 49; leave it out"):
         Windows(Septuplets(), frames=3, rate=9, train=True, size=49)[0]
+
+
+@pytest.mark.parametrize("size", [(31, 31), (24, 24), (31, 64), (64, 5), (1, 1), (33, 32)])
+def test_small_frames_are_coded_with_a_border(capfd, size):
+    """The encoder halves a picture five times, so that one of less than 32 pixels has nothing left of it."""
+    frames = Septuplets().read(0, range(2))[:, : size[0], : size[1]]
+    degraded = jpeg2000(frames, 200)
+    assert degraded.shape == frames.shape and np.abs(degraded.astype(int) - frames).mean() < 8
+    np.testing.assert_array_equal(jpeg2000(frames, 1000), frames)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_an_encoder_that_fails_is_told(monkeypatch):
+    monkeypatch.setattr(cv2, "imencode", lambda *_: (False, np.zeros(0, np.uint8)))
+    with pytest.raises(VideoError, match=r"degrade.jpeg2000: OpenCV could not code a frame of 64 x 48 pixels"):
+        jpeg2000(Septuplets().read(0, [0]), 60)
+    monkeypatch.setattr(cv2, "haveImageWriter", lambda _: False)
+    with pytest.raises(VideoError, match="this OpenCV has no JPEG 2000: pip install opencv-contrib-python-headless"):
+        jpeg2000(Septuplets().read(0, [0]), 60)

@@ -9,6 +9,7 @@ crops; the papers do not say so.
 import csv
 import hashlib
 import importlib
+import io
 import json
 import math
 import os
@@ -26,11 +27,13 @@ from motionspec.checks import choice, count, message
 from motionspec.data.clips import Clips, Epochs, View, loader
 from motionspec.data.source import NO_LABEL
 from motionspec.data.video import VideoError
+from motionspec.files import write_text
 from motionspec.models.table import Frames, networks
 from motionspec.models.weights import load
 from motionspec.ops import losses, metrics
 from motionspec.progress import Progress
 from motionspec.train import objectives
+from motionspec.train.pictures import LITERAL, drawn, shortened, width
 
 __all__ = [
     "PROTOCOLS",
@@ -369,14 +372,17 @@ def confusion(of: Scores) -> Tensor:
 # -- files -------------------------------------------------------------------------------------------------------------
 
 
-def write(folder: str | os.PathLike[str], of: Scores, about: Mapping[str, Any]) -> None:
-    """Write result.json, classes.csv, confusion.csv, confusion.png and scores.csv into a folder, made if missing.
+def write(folder: str | os.PathLike[str], of: Scores, about: Mapping[str, Any]) -> str:
+    """Write result.json, classes.csv, confusion.csv, scores.csv and confusion.png into a folder, made if missing.
 
-    about: what result.json says besides the metrics and what was skipped.
+    about: what result.json says besides the metrics and what was skipped. The picture comes last and costs none of the
+    others: returns "", or in one line why it is not there.
     """
     out = Path(folder)
     out.mkdir(parents=True, exist_ok=True)
     matrix = confusion(of)
+    (out / "confusion.png").unlink(missing_ok=True)  # of an earlier result: it would be taken for this one's
+    _result(out, about, of.names, of.broken, classification(of))
     _csv(
         out / "confusion.csv",
         ["true \\ predicted", *of.classes],
@@ -394,8 +400,7 @@ def write(folder: str | os.PathLike[str], of: Scores, about: Mapping[str, Any]) 
         ["clip", "true", "predicted", *of.classes],
         ([name, of.classes[y], of.classes[p], *row.tolist()] for name, row, y, p in rows),
     )
-    draw(out / "confusion.png", of.classes, matrix)
-    _result(out, about, of.names, of.broken, classification(of))
+    return drawn(out / "confusion.png", lambda file: draw(file, of.classes, matrix))
 
 
 def write_measured(
@@ -426,7 +431,7 @@ def _result(
         "metrics": metrics,
     }
     text = json.dumps(result, indent=2, allow_nan=False)
-    (out / "result.json").write_text(text + "\n", encoding="utf-8")
+    write_text(out / "result.json", text + "\n")
 
 
 def class_rows(of: Scores) -> Iterator[tuple[str, int, int, str, str]]:
@@ -440,28 +445,29 @@ def class_rows(of: Scores) -> Iterator[tuple[str, int, int, str, str]]:
 
 
 def _csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([header, *rows])
+    write_text(path, text.getvalue())
 
 
 def draw(path: Path, classes: Sequence[str], matrix: Tensor) -> None:
     """The confusion matrix as a picture: shares of each row as shades, counts as numbers where they can be read.
 
-    Nothing is drawn where matplotlib is not installed.
+    Names of classes are drawn as they are, those of many letters shortened. Raises ModuleNotFoundError without
+    matplotlib.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ModuleNotFoundError:
-        return
-    K = len(classes)
-    side = min(max(4.0, 1.5 + 0.45 * K), 24.0)  # inches
+    from matplotlib.figure import Figure
+
+    K, names = len(classes), [*map(shortened, classes)]
+    longest = max(map(width, names))
+    side = min(max(4.0, 1.5 + 0.45 * K) + 0.1 * max(0, longest - 12), 24.0)  # inches
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.add_subplot()
     share = matrix / matrix.sum(1, keepdim=True).clamp(min=1)
     axes.imshow(share.numpy(), cmap="Blues", vmin=0, vmax=1)
     small: dict[str, Any] = {"fontsize": min(10.0, 900 / (K + 60))}
-    axes.set_xticks(range(K), classes, rotation=90, **small)
-    axes.set_yticks(range(K), classes, **small)
+    axes.set_xticks(range(K), names, rotation=90, **small, **LITERAL)
+    axes.set_yticks(range(K), names, **small, **LITERAL)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if K <= 40:
@@ -471,7 +477,7 @@ def draw(path: Path, classes: Sequence[str], matrix: Tensor) -> None:
             )
     right, total = int(matrix.trace()), int(matrix.sum())
     axes.set_title(f"{right} of {total} right ({100 * right / total:.1f} %)")
-    figure.savefig(path, dpi=100)
+    figure.savefig(path, dpi=100, format="png")
 
 
 def _none(wrong: Mapping[int, str]) -> str:

@@ -73,6 +73,7 @@ def fit(
     resume: bool = False,
     tensorboard: bool = False,
     about: Mapping[str, Any] | None = None,
+    begins: Callable[[], None] | None = None,
     progress: Progress | None = None,
 ) -> Result:
     """Train a network in place by a recipe; what comes of it is in the folder `run` (docs/training.md).
@@ -83,7 +84,8 @@ def fit(
       process takes its share of the batch, one after the other. workers: processes that read samples.
     save_every: steps between two writes of resume.pt, which is also written after each measuring.
     resume: go on where `run` stopped, with the same arguments. tensorboard: write what log.csv says for it too.
-    about: more for config.json, such as the names of the classes.
+    about: more for config.json, such as the names of the classes. begins: called by the first process when the run can
+      begin, before its first step.
 
     On CPU, with the same number of threads and processes, a run that was stopped, even killed, and resumed ends with
     the same bits as one that was not. Under `torchrun` each process takes its share of the batch; batch norms that are
@@ -137,6 +139,8 @@ def fit(
             progress=progress if progress and rank == 0 else lambda text, done, total: None,
         )
         try:
+            if begins and rank == 0:
+                begins()
             return trainer.all()
         finally:
             if folder:

@@ -5,6 +5,7 @@ import dataclasses
 import importlib.util
 import io
 import json
+import logging
 import math
 import os
 import platform
@@ -12,15 +13,17 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import nn
 
 import motionspec
+from motionspec.files import replaced
+from motionspec.train.pictures import drawn
 
 __all__ = ["Run", "RunError", "different", "plain"]
 
@@ -75,12 +78,13 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             starts = self._read("environment.json", [])
             for name, value in {"config": self.config, "environment": [*starts, environment()]}.items():
-                with _replaced(folder / f"{name}.json") as file:
+                with replaced(folder / f"{name}.json") as file:
                     file.write((json.dumps(value, indent=2) + "\n").encode())
         except OSError as error:
             raise RunError(f"{folder}: {error.strerror}; name a folder that can be written") from error
         self._log = self._opened_log()
         self._drawn = -math.inf
+        self._undrawn = ""
         self._board: Any = None
         if tensorboard:  # hides what an earlier start wrote after the last save
             first = self.state["done"] + 1 if self.state else 1
@@ -121,7 +125,7 @@ class Run:
         if file.exists():
             with file.open(newline="") as log:
                 rows = [row for row in csv.reader(log) if row and row[0].isdigit() and int(row[0]) <= last]
-        with _replaced(file) as kept:
+        with replaced(file) as kept:
             text = io.StringIO(newline="")
             csv.writer(text).writerows([COLUMNS, *rows])
             kept.write(text.getvalue().encode())
@@ -147,15 +151,21 @@ class Run:
         if self._board:
             self._board.flush()
         whole = {_RESUME: self.config, **state}
-        with _replaced(self.folder / "resume.pt") as file:
-            torch.save(whole, file)
+        file = self.folder / "resume.pt"
+        with replaced(file) as opened:
+            try:
+                torch.save(whole, opened)
+            except RuntimeError as error:  # what torch makes of an OSError while it closes its archive
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from error
+                raise
 
     def weights(self, name: str, network: nn.Module) -> None:
         """Replace NAME.safetensors."""
         from safetensors.torch import save
 
         state = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-        with _replaced(self.folder / f"{name}.safetensors") as file:
+        with replaced(self.folder / f"{name}.safetensors") as file:
             file.write(save(state))
 
     def draw(self, now: bool) -> None:
@@ -163,10 +173,15 @@ class Run:
         if not now and time.monotonic() < self._drawn + 30:
             return
         self._drawn = time.monotonic()
-        try:
-            from matplotlib.figure import Figure
-        except ModuleNotFoundError:
-            return
+        file = self.folder / "curves.png"
+        why = drawn(file, self._draw) if importlib.util.find_spec("matplotlib") else ""
+        if why and why != self._undrawn:
+            logging.getLogger("motionspec").warning(why)
+            self._undrawn = why  # said once
+
+    def _draw(self, picture: Path) -> None:
+        from matplotlib.figure import Figure
+
         self._log.flush()
         with (self.folder / "log.csv").open(newline="") as log:
             rows = list(csv.DictReader(log))
@@ -185,8 +200,7 @@ class Run:
             axes.set_ylabel(name)
             axes.grid(alpha=0.3)
             axes.set_xlabel("step" if axes is panels[-1] else "")
-        with _replaced(self.folder / "curves.png") as file:
-            figure.savefig(file, dpi=100, format="png")
+        figure.savefig(picture, dpi=100, format="png")
 
     def close(self) -> None:
         """Of a run that ended before its first step nothing is left, so that the same command begins again."""
@@ -198,7 +212,8 @@ class Run:
                 (self.folder / name).unlink(missing_ok=True)
             shutil.rmtree(self.folder / "tensorboard", ignore_errors=True)
             if self._made:
-                self.folder.rmdir()
+                with suppress(OSError):  # of other files in it: the error that ends the run is not to be hidden
+                    self.folder.rmdir()
 
 
 def environment() -> dict[str, Any]:
@@ -222,17 +237,6 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "processes": int(os.environ.get("WORLD_SIZE", 1)),
     }
-
-
-@contextmanager
-def _replaced(file: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes the place of `file` at the end: a kill at any moment leaves the old one or the new."""
-    new = file.with_name(f".{file.name}.new")
-    with new.open("wb") as opened:
-        yield opened
-        opened.flush()
-        os.fsync(opened.fileno())
-    os.replace(new, file)
 
 
 def _same(where: Path, found: Any, wanted: Any) -> None:
