@@ -55,8 +55,8 @@ MORE = {
         {"variant": PYRAMID | {"n_iter": 31, "median": 1, "tolerance": 0.1}},
     ],
     "costvol.displacement_map": [
-        {"variant": {"radius": (3, 12), "tau": 0.2, "border": "zero"}, "sizes": FEW},
-        {"variant": {"radius": (9, 4), "tau": 0.1, "border": "exclude"}, "sizes": FEW},
+        {"variant": {"radius": (12, 4), "tau": 0.2, "border": "zero"}, "sizes": FEW},
+        {"variant": {"radius": (3, 12), "tau": 0.1, "border": "exclude"}, "sizes": FEW},
     ],
 }
 CASES = [
