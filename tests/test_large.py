@@ -97,13 +97,13 @@ def inputs(row, size):
 
 
 def values_and_gradients(function, row, arguments):
-    """Under random cotangents that are the same for every type."""
+    """Under random cotangents that are the same for every type, and lie as the values do."""
     wanted = [arguments[name].requires_grad_() for name in row.differentiable]
     values = as_list(function(**arguments))
     if not wanted:
         return values
     random = torch.Generator().manual_seed(0)
-    weights = [torch.randn(v.shape, generator=random, dtype=torch.float64).to(v.dtype) for v in values]
+    weights = [torch.empty_like(v).copy_(torch.randn(v.shape, generator=random, dtype=torch.float64)) for v in values]
     return [*values, *torch.autograd.grad(values, wanted, weights)]
 
 
