@@ -90,7 +90,10 @@ def _rf19(name: str = "repflow", **arguments: Any) -> tuple[str, Mapping[str, An
 
 
 def _rf19_streams(**arguments: Any) -> tuple[tuple[str, Mapping[str, Any]], tuple[str, Mapping[str, Any]]]:
-    """RGB and flow, of which a frame has two channels; their sum is the two-stream network."""
+    """RGB and flow, of which a frame has two channels; their sum is the two-stream network.
+
+    The paper says nothing of the channels. The released 3D baseline has two, the 2D one 20: ten flow maps at once.
+    """
     return _rf19("resnet", **arguments), _rf19("resnet", in_channels=2, **arguments)
 
 
