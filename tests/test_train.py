@@ -488,7 +488,7 @@ def test_curves_set_beside_each_other_what_may_be_compared(tmp_path):
     assert len(objective.lines) == 1 and len(objective.lines[0].get_xdata()) == len(rows)
     assert [axes.get_ylabel() for axes in figure.axes] == [
         "accuracy (share of samples)",
-        "loss of the prediction (nats)",
+        "cross entropy of the prediction (nats)",
         "objective (branches)",
     ]
     assert figure.get_suptitle() and objective.get_xlabel() == "step (a batch of 4 samples)"

@@ -215,10 +215,10 @@ def curves(figure: Any, rows: Sequence[Mapping[str, str]], config: Mapping[str, 
     ]
     losses = _pair([row for row in rows if row["measure"]], "train_loss", "test_loss")
     if any(losses.values()):
-        panels.append(("loss of the prediction (nats)" if "accuracy" in measures else "loss", losses))
+        panels.append(("cross entropy of the prediction (nats)" if "accuracy" in measures else "loss", losses))
     panels.append((f"objective ({_objectives(config)})", {"each step of the training": _points(rows, "loss")}))
     figure.set_size_inches(8, 1 + 2.6 * len(panels))
-    figure.suptitle(f"{config.get('recipe', {}).get('name', 'training')}: training and test samples")
+    figure.suptitle(f"{config.get('recipe', {}).get('name', 'training')}: training and test samples, measured alike")
     every = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
     for axes, (label, lines) in zip(every, panels, strict=True):
         _draw(axes, label, lines)
