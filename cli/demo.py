@@ -415,8 +415,8 @@ def scene_pictures(scene: Scene) -> tuple[list[Picture], str]:
     return pictures, text
 
 
-# What estimates a flow of whole frames: a name, and the flow (2, H, W) from two grey frames.
 def pyramid(first: np.ndarray, second: np.ndarray, device: str) -> np.ndarray:
+    """The flow (2, H, W) of two grey frames by `tvl1.pyramid_flow` with its defaults."""
     import torch
 
     from motionspec.ops import tvl1
@@ -426,7 +426,7 @@ def pyramid(first: np.ndarray, second: np.ndarray, device: str) -> np.ndarray:
 
 
 def estimators(scene: Scene, device: str) -> dict[str, np.ndarray]:
-    """The flow that each finds between the frames of a scene."""
+    """The flow that each finds between the frames of a scene; no motion is what all of them have to beat."""
     grey = [image.astype(np.float64).mean(2) for image in (scene.first, scene.second)]
     found = {"tvl1.pyramid_flow": pyramid(*grey, device)}
     if min(grey[0].shape) >= DIS_SIDE:
