@@ -75,9 +75,9 @@ of kernels only where asked: `make mutants STEMS=off_numba`.
 
 A mutant is tried by the tests of its own stem: `tests/test_STEM.py` and the generated ones, {examples} examples each,
 without those that compile or need real data; one of a kernel by `tests/test_kernels.py` too, of numba's also by
-`tests/test_large.py`. *Since*: it survived until a test was written. *Late*: it ran out of time, which counts as killed.
-*Equivalent*: it computes the same, and the score leaves it out. Annotations are not mutated, as nothing reads them at run
-time; messages of errors are code like any other.
+`tests/test_large.py`. *Since*: it survived until a test was written. *Late*: it ran out of time, which counts as
+killed. *Equivalent*: it computes the same, and the score leaves it out. Annotations are not mutated, as nothing reads
+them at run time; messages of errors are code like any other.
 
 | file | mutants | killed | since | late | equivalent | survived | score | commit | date |
 |---|---|---|---|---|---|---|---|---|---|
