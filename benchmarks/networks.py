@@ -23,6 +23,7 @@ from motionspec.cli.text import table
 from motionspec.models import DisplacementMap
 from motionspec.models.inference import TOLERANCE, Inference
 from motionspec.models.table import networks, operations
+from motionspec.models.tables import ablation
 
 SECONDS = 1.0  # for each way of a case, in all its rounds
 FASTER = 4  # issue 5: everywhere at least 4 times as fast as plain eager float32, on CUDA
@@ -31,6 +32,9 @@ FASTER = 4  # issue 5: everywhere at least 4 times as fast as plain eager float3
 # On the CPU: half the width and the sides, one clip, and of the ResNets the smallest.
 SHALLOW = {name: {"depth": 18} for name in ("repflow", "off-rfcn", "off-tsm")}
 WIDTH, PART = 1 / 2, 2
+
+
+Networks = tuple[tuple[str, Mapping[str, Any]], ...]
 
 
 @dataclass(frozen=True)
@@ -42,8 +46,8 @@ class Case:
     """
 
     name: str
-    networks: tuple[tuple[str, Mapping[str, Any]], ...]
-    clip: tuple[int, int, int]  # T, H, W
+    networks: Networks
+    clip: tuple[int, ...]  # T, H, W
     batch: int = 1
     per: str = "frames/s"
     paper: float | None = None
@@ -51,63 +55,63 @@ class Case:
     cpu: tuple[str, ...] = ("plain", "compiled")
 
 
-_SEGMENTS, _SNIPPET, _VIDEO = (7, 224, 224), (8, 224, 224), (32, 224, 224)
-_FLOW = {"depth": 34}
-_BRANCHES = [
-    Case(f"disentangled: {branch}", (("disentangled", {"branches": (branch,)}),), _SNIPPET, 8, cpu=("plain",))
-    for branch in ("static", "motion", "change")
-]
-# The displacement map alone is of the 64 channels of the shared convolution, radius 10 at 224.
+def row(name: str, paper: str, table: str, label: str, batch: int = 8, **options: Any) -> Case:
+    """A row of a paper's table as the paper timed it, on a clip of the network's full size."""
+    found = ablation(paper, table, label).as_timed
+    _, *clip = networks()[found[0][0]].input
+    return Case(name, found, tuple(clip), batch, **{"paper": PRINTED.get((paper, table, label)), **options})
+
+
+def displacement_map(name: str, label: str, **options: Any) -> Case:
+    """The map alone of a row of DC18's Table 3: within the row's radius, of the 64 channels of its convolution."""
+    ((network, arguments),) = ablation("DC18", "Table 3", label).as_timed
+    with torch.device("meta"):
+        whole = networks()[network].build(**{**networks()[network].arguments, **arguments})
+    _, T, H, W = networks()[network].input
+    map_clip = (T, H // whole.stride, W // whole.stride)
+    return Case(name, (("map", {"radius": whole.radius}),), map_clip, 8, **options)
+
+
+# The speeds that the papers print beside these rows: frames a second, and RF19's milliseconds for a clip and OFF20's
+# for a frame.
+PRINTED: dict[tuple[str, str, str], float] = {
+    ("OFF18", "Table 1", "TSN(RGB)"): 680,
+    ("OFF18", "Table 2", "RGB + OFF(RGB)"): 450,
+    ("OFF18", "Table 2", "RGB + OFF(RGB) + RGB Diff + OFF(RGB Diff)"): 206,
+    ("DC18", "Table 3", "Disp. Map (112x112)"): 190,
+    ("DC18", "Table 9", "Static App."): 840,
+    ("DC18", "Table 9", "Motion"): 53,
+    ("DC18", "Table 9", "App. Change"): 51,
+    ("DC18", "Table 9", "Overall"): 41,
+    ("RF19", "Table 9", "Ours (2D CNN + Rep. Flow)"): 524,
+    ("RF19", "Table 9", "Ours (2D CNN + FcF)"): 576,
+    ("RF19", "Table 9", "Ours ((2+1)D CNN + Rep. Flow)"): 622,
+    ("OFF20", "Table 7", "RFCN+OFF(MS)"): 137.7,
+}
+_ALONE: dict[str, Any] = {"cpu": ("plain",)}  # a branch of a network that is there as a whole
+_ON_A_GPU: dict[str, Any] = {"cpu": ()}
+_CLIP: dict[str, Any] = {"batch": 1, "per": "ms"}
+_OFF_OF_BOTH = "RGB + OFF(RGB) + RGB Diff + OFF(RGB Diff)"
+_FACTORED = "Ours ((2+1)D CNN + Rep. Flow)"
 CASES = (
-    Case("TSN RGB", (("tsn", {}),), _SEGMENTS, 32, paper=680, target=20_000),
-    Case("RGB + OFF(RGB)", (("off-tsn", {}),), _SEGMENTS, 32, paper=450, target=13_500),
-    Case(
-        "RGB, RGB-diff and OFF of both",
-        (("off-tsn", {}), ("off-tsn", {"modality": "rgb-diff"})),
-        _SEGMENTS,
-        32,
-        paper=206,
-        target=6_200,
-        cpu=(),
-    ),
-    Case("displacement map 112", (("map", {"radius": 5}),), (8, 112, 112), 8, target=60_000),
-    Case("displacement map 224", (("map", {"radius": 10}),), _SNIPPET, 8, paper=65, target=15_000),
-    Case(
-        "motion branch 112",
-        (("disentangled", {"branches": ("motion",), "stride": 2}),),
-        _SNIPPET,
-        8,
-        paper=190,
-        target=12_000,
-        cpu=(),
-    ),
-    Case("motion branch 224", _BRANCHES[1].networks, _SNIPPET, 8, paper=53, target=5_000, cpu=("plain",)),
-    Case("disentangled", (("disentangled", {}),), _SNIPPET, 8, paper=41, target=4_000),
-    _BRANCHES[0],
-    _BRANCHES[2],
-    Case("representation flow 2D", (("repflow", _FLOW),), _VIDEO, per="ms", paper=524, target=6),
-    Case(
-        "flow-conv-flow",
-        (("repflow", {**_FLOW, "motion": "flow-conv-flow"}),),
-        _VIDEO,
-        per="ms",
-        paper=576,
-        target=7,
-        cpu=(),
-    ),
-    Case(
-        "representation flow (2+1)D",
-        (("repflow", {**_FLOW, "kind": "(2+1)D"}),),
-        _VIDEO,
-        per="ms",
-        paper=622,
-        target=8,
-        cpu=(),
-    ),
-    Case("R-FCN + OFF", (("off-rfcn", {}),), (2, 600, 1000), per="ms", paper=137.7, target=6),
-    Case("TSM + OFF", (("off-tsm", {}),), _SNIPPET, 8),
-    Case("DnCNN + OFF", (("off-dncnn", {}),), (3, 256, 448), 8),
-    Case("ActionFlowNet", (("actionflownet", {}),), (16, 224, 224), 8),
+    row("TSN RGB", "OFF18", "Table 1", "TSN(RGB)", 32, target=20_000),
+    row("RGB + OFF(RGB)", "OFF18", "Table 2", "RGB + OFF(RGB)", 32, target=13_500),
+    row("RGB, RGB-diff and OFF of both", "OFF18", "Table 2", _OFF_OF_BOTH, 32, target=6_200, **_ON_A_GPU),
+    displacement_map("displacement map 112", "Disp. Map (112x112)", target=60_000),
+    # 15.4 ms a frame stand in brackets in Table 9.
+    displacement_map("displacement map 224", "Disp. Map (224x224)", target=15_000, paper=65),
+    row("motion branch 112", "DC18", "Table 3", "Disp. Map (112x112)", target=12_000, **_ON_A_GPU),
+    row("motion branch 224", "DC18", "Table 9", "Motion", target=5_000, **_ALONE),
+    row("disentangled", "DC18", "Table 9", "Overall", target=4_000),
+    row("disentangled: static", "DC18", "Table 9", "Static App.", **_ALONE),
+    row("disentangled: change", "DC18", "Table 9", "App. Change", **_ALONE),
+    row("representation flow 2D", "RF19", "Table 9", "Ours (2D CNN + Rep. Flow)", target=6, **_CLIP),
+    row("flow-conv-flow", "RF19", "Table 9", "Ours (2D CNN + FcF)", target=7, **_CLIP, **_ON_A_GPU),
+    row("representation flow (2+1)D", "RF19", "Table 9", _FACTORED, target=8, **_CLIP, **_ON_A_GPU),
+    row("R-FCN + OFF", "OFF20", "Table 7", "RFCN+OFF(MS)", target=6, **_CLIP),
+    row("TSM + OFF", "OFF20", "Table 5", "Our method"),
+    row("DnCNN + OFF", "OFF20", "Table 9", "DnCNN_OFF(3)"),
+    row("ActionFlowNet", "AF18", "Table 1", "ActionFlowNet (UCF101)"),
 )
 
 
@@ -115,14 +119,12 @@ def built(name: str, arguments: Mapping[str, Any]) -> tuple[nn.Module, int]:
     """The network and how many channels its frames have."""
     if name == "map":
         return DisplacementMap(**arguments), 64
-    row = networks()[name]
-    given = {**row.arguments, **arguments}
-    return row.build(**given), {"rgb-diff": 15}.get(given.get("modality", ""), row.input[0])
+    full = networks()[name]
+    given = {**full.arguments, **arguments}
+    return full.build(**given), {"rgb-diff": 15}.get(given.get("modality", ""), full.input[0])
 
 
-def reduced(
-    name: str, arguments: Mapping[str, Any], clip: tuple[int, int, int]
-) -> tuple[dict[str, Any], tuple[int, int, int]]:
+def reduced(name: str, arguments: Mapping[str, Any], clip: tuple[int, ...]) -> tuple[dict[str, Any], tuple[int, ...]]:
     """What of a case a CPU affords."""
     T, H, W = clip
     arguments = {**arguments} if name == "map" else {**arguments, "width": WIDTH} | SHALLOW.get(name, {})
@@ -132,7 +134,7 @@ def reduced(
 def measured(
     name: str,
     arguments: Mapping[str, Any],
-    clip: tuple[int, int, int],
+    clip: tuple[int, ...],
     batch: int,
     device: str,
     beside: tuple[str, ...],

@@ -297,7 +297,8 @@ class OFFNetwork(Assembly):
       inference mode (the released code leaves its first batch norm free). `motionspec.models.weights.load` loads it
       into `network.backbone`, with convert=`released` OFF18's weights into the whole. partial_bn: TSN's; from random
       weights it needs False. width multiplies all channels.
-    Convolutions start as He's normal of fan-in with bias 0.2, classifiers at normal 0.001 and 0: the released code's.
+    Convolutions start as He's normal of fan-in with bias 0.2, classifiers at normal 0.001 and 0, for every modality.
+    So the released networks of RGB and flow start; the released one of RGB differences has Xavier's rule instead.
 
     `parts`: "segments" (N, T, classes) and "backbone", their mean; for each level "off28" (N, channels, T-1, H', W'),
     the unit's output, "pairs28" (N, T-1, classes), "scores28", their mean, which OFF18 (9) supervises each on its own

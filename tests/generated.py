@@ -26,6 +26,29 @@ DIMS = {
     "R": st.integers(1, 5),
 }
 
+# Sizes beyond what Hypothesis draws, where a kernel's blocks, bands and threads begin to count. Each is ragged: no side
+# is a multiple of 4, so every block, vector and tile has a rest. What each is the only one to reach is said with it.
+LARGE: dict[str, dict[str, int]] = {
+    # A row longer than any block of columns: 2048 elements of `off`, 256 of a median, 128 of `warp` and of Triton.
+    "wide": {"N": 1, "C": 2, "T": 2, "H": 5, "W": 2063},
+    # More rows than one program or thread takes, and a width below every vector's.
+    "tall": {"N": 1, "C": 2, "T": 2, "H": 1031, "W": 3},
+    # More channels than 16 parts of 8 lanes have, and than any block of channels holds.
+    "deep": {"N": 1, "C": 523, "T": 2, "H": 3, "W": 7},
+    # A plane of more than 2^16 pixels: three bands of `off`, seventeen blocks of end-point errors.
+    "plane": {"N": 1, "C": 1, "T": 2, "H": 397, "W": 173},
+    # Samples, channels and frames together, in 27 maps that are too large to go eight at a time.
+    "clips": {"N": 3, "C": 9, "T": 5, "H": 41, "W": 67},
+    # More samples and frames than threads, so that a thread's share begins within one sample and ends in another; small
+    # maps go eight at a time, and of 37 five are left over.
+    "many": {"N": 37, "C": 1, "T": 17, "H": 7, "W": 13},
+    # Small maps that are long: eight at a time beyond 512 columns, and beyond 512 rows.
+    "strips": {"N": 3, "C": 3, "T": 3, "H": 3, "W": 613},
+    "columns": {"N": 3, "C": 3, "T": 3, "H": 613, "W": 3},
+    # All sides at once beyond a tile and 128 channels: what goes wrong only where two of them are large.
+    "box": {"N": 2, "C": 131, "T": 3, "H": 11, "W": 101},
+}
+
 
 def each_row() -> pytest.MarkDecorator:
     """Once per row."""

@@ -1,6 +1,7 @@
 """The parts of benchmarks/ that need no quiet machine: counts, targets, comparisons, files, plain forms."""
 
 import copy
+import inspect
 import json
 import os
 import re
@@ -41,6 +42,8 @@ from workloads import (  # noqa: E402
 
 from motionspec import ops  # noqa: E402
 from motionspec.cli.cases import SeededFill, convert  # noqa: E402
+from motionspec.models.table import networks  # noqa: E402
+from motionspec.models.tables import ABLATIONS  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
 FILES = sorted(SCHEMA.with_name("results").glob("*/*.json"))
@@ -521,3 +524,39 @@ def test_a_network_that_fails_does_not_end_the_run_and_what_was_measured_is_kept
     (path,) = tmp_path.rglob("*.json")
     assert path.parts[-3] == "networks"
     assert [row["case"] for row in json.loads(path.read_text())["rows"]] == ["a", "b"]
+
+
+def whole(name, arguments):
+    """The network and all of its arguments, those that it has by default too."""
+    row = networks()[name]
+    default = {key: p.default for key, p in inspect.signature(row.build).parameters.items()}
+    return name, default | dict(row.arguments) | dict(arguments)
+
+
+# The times of RF19 Table 9 are of ResNet-34, says its §4; the accuracies beside them are of ResNet-50.
+TIMED = {
+    "TSN RGB": ("OFF18", "Table 1", "TSN(RGB)", {}, 680),
+    "RGB + OFF(RGB)": ("OFF18", "Table 2", "RGB + OFF(RGB)", {}, 450),
+    "RGB, RGB-diff and OFF of both": ("OFF18", "Table 2", "RGB + OFF(RGB) + RGB Diff + OFF(RGB Diff)", {}, 206),
+    "motion branch 112": ("DC18", "Table 3", "Disp. Map (112x112)", {}, 190),
+    "motion branch 224": ("DC18", "Table 9", "Motion", {}, 53),
+    "disentangled": ("DC18", "Table 9", "Overall", {}, 41),
+    "disentangled: static": ("DC18", "Table 9", "Static App.", {}, 840),
+    "disentangled: change": ("DC18", "Table 9", "App. Change", {}, 51),
+    "representation flow 2D": ("RF19", "Table 9", "Ours (2D CNN + Rep. Flow)", {"depth": 34}, 524),
+    "flow-conv-flow": ("RF19", "Table 9", "Ours (2D CNN + FcF)", {"depth": 34}, 576),
+    "representation flow (2+1)D": ("RF19", "Table 9", "Ours ((2+1)D CNN + Rep. Flow)", {}, 622),
+    "R-FCN + OFF": ("OFF20", "Table 7", "RFCN+OFF(MS)", {}, 137.7),
+}
+
+
+def test_every_speed_beside_a_papers_is_of_the_row_that_the_paper_timed():
+    rows = {(row.paper, row.table, row.label): row for row in ABLATIONS}
+    assert len(rows) == len(ABLATIONS)
+    of_rows = {case.name: case for case in CASES if case.networks[0][0] != "map"}
+    assert set(TIMED) <= set(of_rows) and {name for name, case in of_rows.items() if case.paper} == set(TIMED)
+    for name, (paper, table, label, timed, printed) in TIMED.items():
+        case = of_rows[name]
+        want = [whole(network, arguments | timed) for network, arguments in rows[paper, table, label].networks]
+        assert [whole(*pair) for pair in case.networks] == want, name
+        assert case.paper == printed, name

@@ -153,11 +153,54 @@ def test_images_of_any_size(tmp_path, capsys, height, width):
     assert f"crop of {min(width, 96)} x {min(height, 96)} pixels" in out
 
 
+def test_operator_and_oracle_are_timed_on_the_same_crop(pair, tmp_path, capsys, monkeypatch):
+    """Times in one row may be compared; both headings say of how many pixels they are."""
+    from motionspec.ops import off
+
+    right, sizes = off.cross_gradient, []
+    monkeypatch.setattr(off, "cross_gradient", lambda f: sizes.append(tuple(f.shape[-2:])) or right(f))
+    monkeypatch.setattr(demo, "CROP", 16)
+    _, out, _ = run(capsys, *pair[0], "-o", tmp_path / "out")
+    assert sizes.count((H, W)) == 1 and sizes.count((16, 16)) > 3 and set(sizes) == {(H, W), (16, 16)}
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    for text in (out, report):
+        assert "operator ms on 16 x 16" in text and "oracle ms on 16 x 16" in text
+
+
+def estimates(out):
+    """End-point error, outliers and angle by estimator, as printed."""
+    lines = re.findall(r"^(\S.*?) {2,}([\d.]+) +([\d.]+) +([\d.]+)$", out, re.M)
+    return {name: tuple(map(float, found)) for name, *found in lines}
+
+
+def test_estimated_flows_are_held_against_the_given_one_where_it_is_known(pair, tmp_path, capsys):
+    paths, flow = pair
+    flow[:, :5] = np.nan  # what is wrong there does not count
+    np.save(tmp_path / "flow.npy", flow)
+    _, out, _ = run(capsys, *paths, "--flow", tmp_path / "flow.npy", "-o", tmp_path / "out")
+    known = H * W - 5 * W
+    assert f"flow read from flow.npy, on the {known} of {H * W} pixels where it is known" in out
+    found = estimates(out)
+    assert found["no motion"] == (2.0, 0.0, 63.43)
+    assert found["tvl1.pyramid_flow"][0] < 0.5 < found["no motion"][0]
+    assert "OpenCV's DIS, not motionspec's" in found
+    report = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "63.43" in report and all(name in report for name in ("tvl1.pyramid_flow", "no motion"))
+    assert "end-point error" in report and "pixels where it is known" in report
+
+
+def test_without_a_true_flow_no_error_of_an_estimate_is_told(pair, tmp_path, capsys):
+    _, out, _ = run(capsys, *pair[0], "-o", tmp_path / "out")
+    assert "end-point error" not in out and not estimates(out)
+    assert "flow by tvl1.pyramid_flow" in (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
 def test_flow_that_is_unknown_everywhere(pair, tmp_path, capsys):
     np.save(tmp_path / "flow.npy", np.full((2, H, W), np.nan))
     status, out, _ = run(capsys, *pair[0], "--flow", tmp_path / "flow.npy", "-o", tmp_path / "out")
     assert status == 0
     assert "No pixel has a known flow" in out
+    assert "end-point error" not in out
 
 
 def bad_inputs(folder):

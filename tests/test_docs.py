@@ -61,3 +61,12 @@ def test_links_between_the_pages_lead_somewhere():
             if anchor:
                 headings = re.findall(r"^#+ (.*)", (DOCS / path).read_text(encoding="utf-8"), re.M)
                 assert anchor in [re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings], anchor
+
+
+def test_every_time_of_a_triton_kernel_is_said_to_be_predicted():
+    """None has run on a GPU: so every block of the page that has a time says so."""
+    text = (DOCS / "kernels.md").read_text(encoding="utf-8")
+    triton = text[text.index("# Triton kernels") : text.index("# Kernels by numba")]
+    blocks = [block for block in triton.split("\n\n") if re.search(r"\d (us|ms|ns)\b", block)]
+    assert len(blocks) >= 5
+    assert not [block for block in blocks if "predicted" not in block.lower()]

@@ -1,9 +1,10 @@
 """The recipes: each trains a narrow network of its kind, each number has a source; `motionspec train`."""
 
+import inspect
 import json
 import re
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,11 @@ from torch.utils.data import Dataset  # noqa: E402
 from motionspec.cli.main import _one_line, main  # noqa: E402
 from motionspec.cli.runner import CannotRun  # noqa: E402
 from motionspec.cli.train import _setting, begin  # noqa: E402
+from motionspec.data.clips import View  # noqa: E402
 from motionspec.data.video import VideoError  # noqa: E402
 from motionspec.flow import write_flo  # noqa: E402
 from motionspec.models.table import networks  # noqa: E402
+from motionspec.models.tables import ABLATIONS  # noqa: E402
 from motionspec.train import detection  # noqa: E402
 from motionspec.train.loop import fit  # noqa: E402
 from motionspec.train.recipes import RECIPES, Drops, changed  # noqa: E402
@@ -79,6 +82,16 @@ def test_a_stage_trains_all_that_it_says(tmp_path, recipe, one):
     assert reached == learning > 0
 
 
+def chosen(view):
+    """The fields that say which frames and pixels are seen: those of another value than a bare view's, and the step
+    from frame to frame, which is a choice where it is 1 too. What a pixel's values are, the network decides.
+    """
+    bare = View(size=view.size)
+    names = {field.name for field in fields(View)} - {"frames", "modality"}
+    changed = {name for name in names if getattr(view, name) != getattr(bare, name)}
+    return {"size", *changed} | ({"stride"} if view.length > 1 else set())
+
+
 @pytest.mark.parametrize(
     "recipe", [r for r in RECIPES.values() if not r.name.startswith("motion-")], ids=lambda r: r.name
 )
@@ -91,6 +104,8 @@ def test_each_number_has_a_source(recipe):
         names |= {"schedule"} if one.schedule != Drops() else set()
         names |= {"momentum"} if one.optimizer == "sgd" else set()
         asked |= {f"{one.name}.{name}" for name in names}
+    if recipe.data == "clips":
+        asked |= {f"view.{name}" for name in chosen(recipe.view)}
     missing = {name for name in asked if name not in known and name.partition(".")[2] not in known}
     missing = {name for name in missing if not (name.endswith(".loss") and recipe.network in ("repflow", "tsn"))}
     assert not missing
@@ -101,6 +116,35 @@ def test_each_number_has_a_source(recipe):
         known_name = (rest in settings and first in {s.name for s in recipe.stages}) or name in settings
         view = first == "view" and hasattr(recipe.view, rest)
         assert known_name or view or name in {**recipe.arguments, **networks()[recipe.network].arguments}, name
+
+
+def test_rf19_takes_every_second_frame_and_mirrors_as_the_released_loaders_do():
+    """Where the paper is silent released code is the source, and not a default."""
+    for name in ("repflow", "repflow-112"):
+        recipe = RECIPES[name]
+        assert recipe.view.stride == 2 and recipe.view.flip
+        assert all("released" in recipe.sources[f"view.{setting}"] for setting in ("stride", "flip"))
+
+
+SCALED = {"classes", "dropout", "partial_bn"}  # of the data set, and of the training alone
+RELEASED = {"off-released": {"scheme", "fusion"}}  # as its name says
+
+
+@pytest.mark.parametrize(
+    "recipe", [r for r in RECIPES.values() if not r.name.startswith(("motion-", "own-"))], ids=lambda r: r.name
+)
+def test_a_papers_recipe_trains_a_network_of_the_papers_tables(recipe):
+    """Or it and the table, each with arguments of its own, have come apart."""
+
+    def whole(arguments):
+        row = networks()[recipe.network]
+        default = {name: p.default for name, p in inspect.signature(row.build).parameters.items()}
+        return default | dict(row.arguments) | dict(arguments)
+
+    mine, free = whole(recipe.arguments), SCALED | RELEASED.get(recipe.name, set())
+    rows = [whole(given) for row in ABLATIONS for name, given in row.networks if name == recipe.network]
+    differ = [{key for key in mine.keys() | row.keys() if mine.get(key) != row.get(key)} for row in rows]
+    assert any(keys <= free for keys in differ), min(differ, key=len)
 
 
 def test_what_the_papers_print():

@@ -21,10 +21,10 @@ from torch import nn  # noqa: E402
 from training import FEATURES, Frozen, Points, Told, network, recipe, run, share, stage  # noqa: E402
 
 from motionspec.models.off_tsn import OFFNetwork  # noqa: E402
-from motionspec.train import objectives  # noqa: E402
+from motionspec.train import objectives, runs  # noqa: E402
 from motionspec.train.loop import Diverged, Interrupted, fit  # noqa: E402
 from motionspec.train.recipes import Cosine, Drops, Plateau  # noqa: E402
-from motionspec.train.runs import Run, RunError  # noqa: E402
+from motionspec.train.runs import Run, RunError, plain  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -320,12 +320,12 @@ def test_of_equal_scores_that_with_the_lower_loss_is_best(tmp_path):
     states = []
 
     def equal_scores(net, batch):
-        epoch = len(states) // 6
+        epoch = len(states) // 12  # six batches of the test data, six of the training
         states.append({name: value.clone() for name, value in net.state_dict().items()})
         return [{"accuracy": 0.5, "loss": (3.0, 1.0, 2.0)[epoch]}]
 
     _, result = fitted(tmp_path / "run", recipe(stage(measure=equal_scores), ema=None), test=Points())
-    assert result.best == 0.5 and equal(load_file(tmp_path / "run" / "best.safetensors"), states[6])
+    assert result.best == 0.5 and equal(load_file(tmp_path / "run" / "best.safetensors"), states[12])
 
 
 # -- refused -----------------------------------------------------------------------------------------------------------
@@ -463,8 +463,42 @@ def test_the_folder_says_what_was_done(whole):
     assert [row["stage"] for row in rows] == ["one"] * 24 + ["two"] * 12
     scores = [row["score"] for row in rows]
     assert [k + 1 for k, score in enumerate(scores) if score] == [6, 12, 18, 24, 30, 36]
+    for row in rows:
+        assert bool(row["train_score"]) == bool(row["train_loss"]) == bool(row["score"])
     assert (folder / "curves.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
     assert all(file.stat().st_mode & 0o777 == (folder / "log.csv").stat().st_mode & 0o777 for file in folder.iterdir())
+
+
+def test_curves_set_beside_each_other_what_may_be_compared(tmp_path):
+    """Accuracy of training and test with chance, the same loss of both; the sum that is minimised has its own axis."""
+    figure = pytest.importorskip("matplotlib.figure").Figure()
+    of = recipe(stage(loss=objectives.branches))
+    fitted(tmp_path / "run", recipe(ema=None), test=Points(), about={"classes": ["a", "b"]})
+    config = json.loads((tmp_path / "run" / "config.json").read_text()) | {"recipe": plain(of)}
+    rows = log(tmp_path / "run")
+    runs.curves(figure, rows, config)
+    accuracy, loss, objective = figure.axes
+    (train, test, chance), (train_loss, test_loss) = accuracy.lines, loss.lines
+    assert [line.get_label() for line in accuracy.lines][:2] == ["training samples", "test samples"]
+    measured = [row for row in rows if row["score"]]
+    for line, column in {train: "train_score", test: "score", train_loss: "train_loss", test_loss: "test_loss"}.items():
+        assert [*line.get_xdata()] == [int(row["step"]) for row in measured]
+        assert [*line.get_ydata()] == [float(row[column]) for row in measured]
+    assert set(chance.get_ydata()) == {0.5} and chance.get_label() == "chance, 1 of 2 classes"
+    assert len(objective.lines) == 1 and len(objective.lines[0].get_xdata()) == len(rows)
+    assert [axes.get_ylabel() for axes in figure.axes] == [
+        "accuracy (share of samples)",
+        "cross entropy of the prediction (nats)",
+        "objective (branches)",
+    ]
+    assert figure.get_suptitle() and objective.get_xlabel() == "step (a batch of 4 samples)"
+
+
+def test_training_samples_are_measured_as_the_test_data_are(tmp_path):
+    """With the same data in both parts both have the same numbers, whatever the objective was."""
+    fitted(tmp_path / "run", recipe(ema=None), test=Points())
+    for row in log(tmp_path / "run"):
+        assert (row["train_score"], row["train_loss"]) == (row["score"], row["test_loss"])
 
 
 def test_tensorboard_shows_what_the_log_says(tmp_path):
@@ -475,7 +509,7 @@ def test_tensorboard_shows_what_the_log_says(tmp_path):
 
         def __getitem__(self, key):
             self.read += 1
-            if self.read > 4 * 7:  # in step 8; the last save is of step 6, so that step 7 is done twice
+            if self.read > 4 * 7 + 24:  # in step 8; the last save is of step 6, where all 24 are measured too
                 raise OSError("unplugged")
             return super().__getitem__(key)
 
@@ -489,7 +523,9 @@ def test_tensorboard_shows_what_the_log_says(tmp_path):
     for name in ("loss", "gradient", "lr"):
         points = [(event.step, event.value) for event in shown.Scalars(name)]
         assert points == [(int(row["step"]), pytest.approx(float(row[name]), rel=1e-6)) for row in rows], name
-    for name, column in {"test/accuracy": "score", "test/loss": "test_loss"}.items():
+    columns = {"test/accuracy": "score", "test/loss": "test_loss"}
+    columns |= {"train/accuracy": "train_score", "train/loss": "train_loss"}
+    for name, column in columns.items():
         points = [(event.step, event.value) for event in shown.Scalars(name)]
         assert points == [(6, pytest.approx(float(rows[5][column]))), (12, pytest.approx(float(rows[11][column])))]
 

@@ -74,10 +74,10 @@ kernels. `make mutants` makes this page (`tools/mutants.py`; `mutants/STEM.json`
 of kernels only where asked: `make mutants STEMS=off_numba`.
 
 A mutant is tried by the tests of its own stem: `tests/test_STEM.py` and the generated ones, {examples} examples each,
-without those that compile or need real data; one of a kernel by `tests/test_kernels.py` too. *Since*: it survived until
-a test was written. *Late*: it ran out of time, which counts as killed. *Equivalent*: it computes the same, and the
-score leaves it out. Annotations are not mutated, as nothing reads them at run time; messages of errors are code like
-any other.
+without those that compile or need real data; one of a kernel by `tests/test_kernels.py` too, of numba's also by
+`tests/test_large.py`. *Since*: it survived until a test was written. *Late*: it ran out of time, which counts as
+killed. *Equivalent*: it computes the same, and the score leaves it out. Annotations are not mutated, as nothing reads
+them at run time; messages of errors are code like any other.
 
 | file | mutants | killed | since | late | equivalent | survived | score | commit | date |
 |---|---|---|---|---|---|---|---|---|---|
@@ -317,7 +317,7 @@ def tests_of(stem: str) -> list[str]:
     if stem not in KERNELS:
         return [f"tests/test_{stem}.py", "tests/test_equations.py", "-k", f"{stem}. and not compile"]
     family = KERNELS[stem]
-    names = ["kernels"] if stem.endswith("_triton") else ["kernels", "numba", family, f"{family}_numba", stem]
+    names = ["kernels"] if stem.endswith("_triton") else ["kernels", "large", "numba", family, f"{family}_numba", stem]
     files = [file for name in dict.fromkeys(names) if Path(file := f"tests/test_{name}.py").exists()]
     from motionspec.fused import FUSED
 

@@ -147,6 +147,35 @@ def fit(
                 folder.close()
 
 
+_TRAINED = 256  # samples of the training that are measured beside the test data
+
+
+class _Measured(Dataset[Batch]):
+    """The test data and, after them, samples of the training spread over it: one set of workers reads both."""
+
+    def __init__(self, test: Any, train: Any) -> None:
+        self.test, self.train, self.tests = test, train, len(test)
+        trained = min(len(train), self.tests, _TRAINED)
+        self.spread = [k * len(train) // trained for k in range(trained)]
+
+    def __getitem__(self, key: tuple[int, int]) -> Batch:
+        epoch, index = key
+        found: Batch = self.test[key] if index < self.tests else self.train[epoch, self.spread[index - self.tests]]
+        return found
+
+    def batches(self, size: int, rank: int, world: int) -> list[list[tuple[int, int]]]:
+        """The keys of one process: no batch has samples of both."""
+        options: dict[str, Any] = {"train": False, "rank": rank, "world": world}
+        of_training = Epochs(len(self.spread), size, **options)
+        shifted = [[(epoch, self.tests + index) for epoch, index in batch] for batch in of_training]
+        return [*Epochs(self.tests, size, **options), *shifted]
+
+    def place(self, keys: list[tuple[int, int]]) -> tuple[bool, list[int]]:
+        """Whether a batch is of the training, and the indices of its samples in its own data."""
+        training = bool(keys) and keys[0][1] >= self.tests
+        return training, [self.spread[index - self.tests] if training else index for _, index in keys]
+
+
 @dataclass(kw_only=True)
 class _Trainer:
     """One run, as one of `world` processes sees it. `run` is None but in the first, which alone writes."""
@@ -175,8 +204,9 @@ class _Trainer:
     def all(self) -> Result:
         """All stages, or those that are left."""
         if self.test is not None:
-            self.asked = Epochs(len(self.test), self.size, train=False, rank=self.rank, world=self.world)
-            self.tests = self.loader(self.test, self.asked)
+            self.measured_on = _Measured(self.test, self.data)
+            self.asked = self.measured_on.batches(self.size, self.rank, self.world)
+            self.tests = self.loader(self.measured_on, self.asked)
         self.measured: dict[str, float] = {}
         free = {p for p in self.network.parameters() if p.requires_grad}
         lengths = [stage.length * (1 if stage.unit == "steps" else self.epoch) for stage in self.recipe.stages]
@@ -270,35 +300,49 @@ class _Trainer:
                 raise Interrupted(f"stopped at step {done} of {length} of stage {stage.name}")
 
     def measure(self, stage: Stage, network: nn.Module) -> dict[str, Any]:
-        """Measure the test data and keep the weights if they are the best of the stage; what log.csv says of it."""
+        """Measure the test data and keep the weights if they are the best of the stage; what log.csv says of it.
+
+        As many samples of the training, as far as there are, are measured in the same way: of all that is logged, these
+        numbers alone may be set beside those of the test data.
+        """
         network.eval()
-        module, records, batches = network.get_submodule(stage.of), Records(), len(self.tests)
+        module, batches = network.get_submodule(stage.of), len(self.asked)
+        seen: tuple[Records, Records] = [], []
         if self.world > 1:  # of batch norms the first process's statistics count
             for buffer in network.buffers():
                 dist.broadcast(buffer, 0)
         with torch.no_grad():
             for k, (keys, batch) in enumerate(zip(self.asked, self.tests, strict=True), start=1):
-                asked = torch.tensor([index for _, index in keys])
+                training, indices = self.measured_on.place(keys)
+                asked = torch.tensor(indices)
                 own = batch.get("index", asked) == asked  # else it stands in for one that cannot be read
                 if own.any():
                     with self.autocast():
-                        records += stage.measure(module, self.put({name: value[own] for name, value in batch.items()}))
+                        found = stage.measure(module, self.put({name: value[own] for name, value in batch.items()}))
+                    seen[training].extend(found)
                 self.progress("measuring", k, batches)
-        if self.world > 1:
-            shares: list[Any] = [None] * self.world
-            dist.all_gather_object(shares, records)
-            records = [record for share in shares for record in share]
-        self.measured = stage.summary(records)
+        tests, trained = map(self.gathered, seen)
+        self.measured = stage.summary(tests)
         name, score = next(iter(self.measured.items()))
-        found = score, self.measured.get("loss", 0.0)
+        best = score, self.measured.get("loss", 0.0)
         sign = 1 if stage.higher else -1
         if math.isfinite(score) and (
-            self.best is None or (sign * score, -found[1]) > (sign * self.best[0], -self.best[1])
+            self.best is None or (sign * score, -best[1]) > (sign * self.best[0], -self.best[1])
         ):
-            self.best = found
+            self.best = best
             if self.run:
                 self.run.weights("best", network)
-        return {"measure": name, "score": score, "test_loss": self.measured.get("loss", "")}
+        row = {"measure": name, "score": score, "test_loss": self.measured.get("loss", "")}
+        training = stage.summary(trained) if any(trained) else {}
+        return row | {"train_score": training.get(name, ""), "train_loss": training.get("loss", "")}
+
+    def gathered(self, records: Records) -> Records:
+        """Those of all processes."""
+        if self.world == 1:
+            return records
+        shares: list[Any] = [None] * self.world
+        dist.all_gather_object(shares, records)
+        return [record for share in shares for record in share]
 
     def batches(self, first: int, length: int) -> Iterator[list[tuple[int, int]]]:
         """The keys of the parts of this process, from a step on."""

@@ -217,6 +217,8 @@ _SAMPLING = {
     "view.scales": _CODE,
     "view.size": _CODE,
     "view.flip": _CODE,
+    "view.short": _TSN,
+    "view.stack": f"{_TSN}: 5 flow maps or differences",
     "batch": f"{_OFF}: 128",
 }
 _TSN_SOURCES = {
@@ -316,7 +318,8 @@ _OFF_TSM = Recipe(
         "view.segments": "OFF20 Table 5: 8 frames",
         "view.size": "OFF20 Table 5: 224",
         "loss": "OFF18 §4.2, and the backbone's scores, as all is trained at once",
-        **dict.fromkeys(("batch", "weight_decay", "clip", "momentum", "optimizer", "view.scales", "view.flip"), _TSM),
+        **dict.fromkeys(("batch", "weight_decay", "clip", "momentum", "optimizer"), _TSM),
+        **dict.fromkeys(("view.scales", "view.flip", "view.short"), _TSM),
     },
 )
 
@@ -326,7 +329,7 @@ _REPFLOW = Recipe(
     source="RF19 §4",
     network="repflow",
     arguments={"depth": 50, "n_iter": 20, "place": 3, "dropout": 0.3},
-    view=View(size=224, short=256, length=32, flip=True),
+    view=View(size=224, short=256, length=32, stride=2, flip=True),
     batch=24,
     ema=0.999,
     stages=(
@@ -342,7 +345,9 @@ _REPFLOW = Recipe(
     sources={
         "view.size": "RF19 §4: 32 x 224 x 224",
         "view.length": "RF19 §4: 32 x 224 x 224",
-        "view.flip": _OURS,
+        "view.short": _OURS,
+        "view.stride": "the released loaders take every second frame; the paper says nothing",
+        "view.flip": "the released loader of Kinetics mirrors, that of HMDB-51 does not; the paper says nothing",
         "n_iter": "RF19 §4: 20 iterations",
         "place": "RF19 §4: after the third residual block",
         "ema": "RF19 §4: a running average of the parameters over time; its decay and its warm-up are ours",
@@ -356,7 +361,7 @@ _REPFLOW_LOW = replace(
     _REPFLOW,
     name="repflow-112",
     arguments={"depth": 34, "n_iter": 10, "place": 3, "dropout": 0.3},
-    view=View(size=112, short=128, length=16, flip=True),
+    view=View(size=112, short=128, length=16, stride=2, flip=True),
     sources=dict(_REPFLOW.sources)
     | {
         "depth": "RF19 §4: ResNet-34 for most experiments",
@@ -377,6 +382,8 @@ _DC = {
     "weight_decay": "TSN, whose practices DC18 §4.1 follows",
     "view.scales": "TSN, whose practices DC18 §4.1 follows",
     "view.flip": "TSN, whose practices DC18 §4.1 follows",
+    "view.short": "TSN, whose practices DC18 §4.1 follows",
+    "view.stride": "DC18 Fig. 2: consecutive frames",
     "view.size": "DC18 Table 9: 224",
 }
 _DC_STAGE = Stage(
@@ -451,6 +458,8 @@ _AF_SOURCES = {
     "batch": _OURS,
     "view.length": "AF18 §3.2: 16 consecutive frames; §3.3: two",
     "view.size": "AF18 §3.2, §3.3: 224",
+    "view.stride": "AF18 §3.2: 16 consecutive frames; §3.3: two",
+    "view.short": _OURS,
     "view.flow": "AF18 §3.1: T flows, the last of the future; §4.1: pseudo-ground-truth, here by tvl1.pyramid_flow",
     "view.scales": f"{_AF}: multi-scale cropping",
     "view.flip": f"{_AF}: horizontal flipping",
@@ -631,7 +640,10 @@ _OWN_VIDEOS = replace(
     batch=8,
     stages=(replace(_MOTION[3].stages[0], lr=1e-3).longer(20),),
     sources=dict.fromkeys(
-        ("batch", "length", "lr", "optimizer", "loss", "schedule", "weight_decay", "clip"),
+        (
+            *("batch", "length", "lr", "optimizer", "loss", "schedule", "weight_decay", "clip"),
+            *("view.size", "view.short", "view.length", "view.stride", "view.flip"),
+        ),
         "ours: for some dozens of videos on two cores",
     ),
 )

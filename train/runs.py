@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,10 @@ from motionspec.train.pictures import drawn
 __all__ = ["Run", "RunError", "different", "plain"]
 
 
-COLUMNS = ("step", "epoch", "stage", "lr", "loss", "gradient", "seconds", "measure", "score", "test_loss")
+COLUMNS = (
+    *("step", "epoch", "stage", "lr", "loss", "gradient", "seconds"),
+    *("measure", "score", "test_loss", "train_score", "train_loss"),
+)
 _RESUME = "motionspec resume 1"  # first entry of every resume.pt
 
 
@@ -141,6 +144,8 @@ class Run:
             shown = {name: row[name] for name in ("loss", "gradient", "lr")}
             if "score" in row:
                 shown |= {f"test/{row['measure']}": row["score"], "test/loss": row["test_loss"]}
+                trained = {f"train/{row['measure']}": row.get("train_score", "")}
+                shown |= trained | {"train/loss": row.get("train_loss", "")}
             for name, value in shown.items():
                 if value != "":
                     self._board.add_scalar(name, value, row["step"])
@@ -185,21 +190,8 @@ class Run:
         self._log.flush()
         with (self.folder / "log.csv").open(newline="") as log:
             rows = list(csv.DictReader(log))
-        measures = dict.fromkeys(row["measure"] for row in rows if row["measure"])
-        # Training and test may have other losses, as of networks that learn by several: no axis for both.
-        curves = {"training loss": [(row["step"], row["loss"]) for row in rows]}
-        curves["test loss"] = [(row["step"], row["test_loss"]) for row in rows if row["test_loss"]]
-        curves |= {f"test {m}": [(row["step"], row["score"]) for row in rows if row["measure"] == m] for m in measures}
-        curves = {name: points for name, points in curves.items() if points}
-        figure = Figure(figsize=(8, 1 + 2.4 * len(curves)), layout="constrained")
-        panels = figure.subplots(len(curves), sharex=True, squeeze=False)[:, 0]
-        for axes, (name, points) in zip(panels, curves.items(), strict=True):
-            x, y = zip(*points, strict=True)
-            marker = "." if len(points) < 50 else ""
-            axes.plot([*map(int, x)], [*map(float, y)], linewidth=1, marker=marker)
-            axes.set_ylabel(name)
-            axes.grid(alpha=0.3)
-            axes.set_xlabel("step" if axes is panels[-1] else "")
+        figure = Figure(figsize=(8, 9), layout="constrained")
+        curves(figure, rows, self.config)
         figure.savefig(picture, dpi=100, format="png")
 
     def close(self) -> None:
@@ -214,6 +206,74 @@ class Run:
             if self._made:
                 with suppress(OSError):  # of other files in it: the error that ends the run is not to be hidden
                     self.folder.rmdir()
+
+
+# What a measure is of, with its unit.
+_UNITS = {
+    "accuracy": "accuracy (share of samples)",
+    "mAP": "mean average precision",
+    "epe": "end-point error (pixels)",
+    "psnr": "PSNR (dB)",
+}
+_TRAIN, _TEST = "#b2182b", "#2166ac"
+
+
+def curves(figure: Any, rows: Sequence[Mapping[str, str]], config: Mapping[str, Any]) -> None:
+    """The measure and its loss, of training and test samples alike, and below them what the optimizer lowers.
+
+    That, the objective, has an axis of its own because it may be a sum of several losses, of networks in training mode.
+    """
+    measures = [*dict.fromkeys(row["measure"] for row in rows if row["measure"])]
+    panels: list[tuple[str, dict[str, list[tuple[int, float]]]]] = [
+        (_UNITS.get(name, name), _pair([row for row in rows if row["measure"] == name], "train_score", "score"))
+        for name in measures
+    ]
+    losses = _pair([row for row in rows if row["measure"]], "train_loss", "test_loss")
+    if any(losses.values()):
+        panels.append(("cross entropy of the prediction (nats)" if "accuracy" in measures else "loss", losses))
+    panels.append((f"objective ({_objectives(config)})", {"each step of the training": _points(rows, "loss")}))
+    figure.set_size_inches(8, 1 + 2.6 * len(panels))
+    figure.suptitle(f"{config.get('recipe', {}).get('name', 'training')}: training and test samples, measured alike")
+    every = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+    for axes, (label, lines) in zip(every, panels, strict=True):
+        _draw(axes, label, lines)
+    classes = config.get("classes") or ()
+    for axes, (label, _) in zip(every, panels, strict=True):
+        if label == _UNITS["accuracy"]:
+            axes.set_ylim(-0.02, 1.02)
+            if classes:
+                said = f"chance, 1 of {len(classes)} classes"
+                axes.axhline(1 / len(classes), color="#555555", linestyle=":", linewidth=1, label=said)
+                axes.legend()
+    batch = config.get("recipe", {}).get("batch")
+    every[-1].set_xlabel(f"step (a batch of {batch} samples)" if batch else "step")
+
+
+def _pair(rows: Sequence[Mapping[str, str]], train: str, test: str) -> dict[str, list[tuple[int, float]]]:
+    return {"training samples": _points(rows, train), "test samples": _points(rows, test)}
+
+
+def _points(rows: Sequence[Mapping[str, str]], column: str) -> list[tuple[int, float]]:
+    """Step and value of the rows that have one; the log of an older version lacks some columns."""
+    return [(int(row["step"]), float(row[column])) for row in rows if row.get(column)]
+
+
+def _objectives(config: Mapping[str, Any]) -> str:
+    """The losses of the stages by name."""
+    stages = config.get("recipe", {}).get("stages", ())
+    names = dict.fromkeys(str(stage["loss"]).rpartition(".")[2].partition("(")[0] for stage in stages)
+    return ", then ".join(names) or "loss"
+
+
+def _draw(axes: Any, label: str, lines: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+    colours = {"training samples": _TRAIN, "test samples": _TEST}
+    for name, points in lines.items():
+        if points:
+            marker = "." if len(points) < 50 else ""
+            axes.plot(*zip(*points, strict=True), label=name, color=colours.get(name), linewidth=1, marker=marker)
+    axes.set_ylabel(label)
+    axes.grid(alpha=0.3)
+    axes.legend()
 
 
 def environment() -> dict[str, Any]:
