@@ -89,7 +89,7 @@ def _replaceable(file: Path, about: dict[str, Any]) -> None:
         return
     try:
         found = _settings(json.loads(file.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise CannotRun(f"{file}: not of `motionspec eval`; name another folder by -o") from error
     if differ := different(found, _settings(about)):
         raise CannotRun(f"{file}: of other settings ({differ}); name another folder by -o")

@@ -235,11 +235,19 @@ def _text(path: Path) -> str:
     return text
 
 
+_LONGEST = 255  # bytes of a name, in all usual file systems
+
+
 def below(where: str, name: str) -> str:
-    """A name of a list, which stays below the folder of its data set. Raises ListError for one that does not."""
+    """A name of a list, which stays below the folder of its data set. Raises ListError for one that does not.
+
+    Also for one that no file can have.
+    """
     steps = re.split(r"[/\\]", name)
     if ".." in steps or not steps[0] or re.fullmatch("[A-Za-z]:", steps[0]):
         raise ListError(f"{where}: {_short(name)} leaves the data set: expected a path below it")
+    if max(len(step.encode()) for step in steps) > _LONGEST:
+        raise ListError(f"{where}: {_short(name)} is longer than the name of a file may be")
     return name
 
 

@@ -412,3 +412,10 @@ def test_a_pipe_is_no_list(ucf):
     os.mkfifo(path.with_name("classInd.txt"))
     with pytest.raises(ListError, match=r"classInd.txt: a pipe or device, no file"):
         ucf101(ucf)
+
+
+def test_a_line_longer_than_a_name_may_be(ucf):
+    write(ucf / "lists" / "trainlist01.txt", f"Swim/{'x' * 50_000}.avi 1\n")
+    with pytest.raises(ListError, match=r"trainlist01.txt:1: .* is longer than the name of a file may be") as found:
+        ucf101(ucf)
+    assert len(str(found.value)) < 400

@@ -372,6 +372,7 @@ def test_a_run_of_disentangled_begins_with_bn_inception_in_all_branches(tmp_path
         (lambda run: (run / "config.json").unlink(), r"run: no run in it \(config.json is missing\); name a folder"),
         (lambda run: (run / "config.json").write_text("{"), r"config\.json is damaged, or of another version"),
         (lambda run: (run / "config.json").write_text("[]"), r"config\.json is damaged, or of another version"),
+        (lambda run: (run / "config.json").write_text("[" * 99_999), r"config\.json is damaged, or of another version"),
         (
             lambda run: (run / "config.json").write_text((run / "config.json").read_text().replace('"data"', '"date"')),
             r"config\.json is damaged, or of another version",

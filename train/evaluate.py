@@ -136,7 +136,7 @@ def trained(folder: str | os.PathLike[str], checkpoint: str = "best") -> Trained
         measure, summary = (_function(recipe["stages"][-1][name]) for name in ("measure", "summary"))
         row = networks()[recipe["network"]]
         network = row.build(**row.arguments | _tuples(recipe["arguments"])).eval()
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, ImportError, RecursionError) as error:
         raise ValueError(f"{where} is damaged, or of another version ({error!r}); train again") from error
     try:
         load(network, file)

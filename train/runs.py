@@ -118,7 +118,7 @@ class Run:
         file = self.folder / name
         try:
             return json.loads(file.read_text()) if file.exists() else missing
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"{file} is damaged: begin again in another folder") from error
 
     def _opened_log(self) -> Any:
