@@ -431,7 +431,7 @@ def pyramid(first: np.ndarray, second: np.ndarray, device: str) -> np.ndarray:
 def estimators(scene: Scene, device: str) -> dict[str, np.ndarray]:
     """The flow that each finds between the frames of a scene; no motion is what all of them have to beat."""
     grey = [image.astype(np.float64).mean(2) for image in (scene.first, scene.second)]
-    found = {"tvl1.pyramid_flow": pyramid(*grey, device)}
+    found = {"tvl1.pyramid_flow": pyramid(grey[0], grey[1], device)}
     if min(grey[0].shape) >= DIS_SIDE:
         found["OpenCV's DIS, not motionspec's"] = estimated_flow(scene.first, scene.second)[0]
     return found | {"no motion": np.zeros_like(scene.flow)}
@@ -607,7 +607,6 @@ def text_report(one: Shown) -> str:
     lines = [one.scene.title, one.text, f"Errors and times are of a {one.crop}, of operator and oracle alike."]
     lines += ["", table(header, rows, right=header[2:5] + header[6:]), ""]
     if one.judged:
-        header = ("estimated flow", *ERRORS)
-        rows = [[estimate.name, *estimate.said] for estimate in one.estimates]
-        lines += [f"Mean errors of whole frames against the {one.judged}:", "", table(header, rows, right=ERRORS), ""]
+        errors = table(("estimated flow", *ERRORS), [[e.name, *e.said] for e in one.estimates], right=ERRORS)
+        lines += [f"Mean errors of whole frames against the {one.judged}:", "", errors, ""]
     return "\n".join(lines)

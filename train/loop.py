@@ -333,8 +333,8 @@ class _Trainer:
             if self.run:
                 self.run.weights("best", network)
         row = {"measure": name, "score": score, "test_loss": self.measured.get("loss", "")}
-        training = stage.summary(trained) if any(trained) else {}
-        return row | {"train_score": training.get(name, ""), "train_loss": training.get("loss", "")}
+        same = stage.summary(trained) if any(trained) else {}
+        return row | {"train_score": same.get(name, ""), "train_loss": same.get("loss", "")}
 
     def gathered(self, records: Records) -> Records:
         """Those of all processes."""
