@@ -108,4 +108,5 @@ def report(verdicts: Sequence[Verdict]) -> str:
     bad = [v for v in verdicts if not v.ok]
     count = f"{len(verdicts) - len(bad)} of {len(verdicts)} agree"
     cost = [precision_table(verdicts)] if any(v.dtype != "float64" for v in verdicts) else []
-    return "\n\n".join([verdict_table(verdicts), *cost, *map(failure_text, bad), count])
+    left_out = ["\n".join(lines)] if (lines := [line for v in verdicts for line in v.not_judged]) else []
+    return "\n\n".join([verdict_table(verdicts), *cost, *map(failure_text, bad), *left_out, count])

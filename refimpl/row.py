@@ -57,7 +57,11 @@ class Equation:
     variants: tuple[Mapping[str, Any], ...] = ({},)  # keyword arguments; the first is the default
     blocks: tuple[str, ...] = ()  # names of the equal blocks of channels that the one output consists of
     interior: Callable[..., np.ndarray] | None = None  # interior(**arrays) -> mask (..., H, W); None: no border rule
+    flat: tuple[str, ...] = ()  # differentiable arguments whose gradient is 0 everywhere: zeros are right there
     nonfinite: tuple[str, ...] = ()  # arguments whose NaN and infinity have a stated meaning
+    cost: int = (
+        1  # of an input's element in the reference, in units of what it is elsewhere: bounds the judge's large cases
+    )
     # dtype: (relative, absolute per unit) where the table of `cli/compare.py` does not fit; the reason stands beside it
     tolerance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     # Of central differences of the reference, per unit of the argument. Kinks are 1e-3 away; for f ~ 1/g at g = 1e-3 it

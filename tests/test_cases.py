@@ -16,8 +16,9 @@ from motionspec.cli.main import main
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.refimpl import costvol, warp
 from motionspec.refimpl.equations import EQUATIONS
+from motionspec.refimpl.row import arguments
 
-DEFAULT = range(60)  # the numbers that `motionspec check` asks without --cases
+DEFAULT = range(48)  # the numbers that `motionspec check` asks without --cases
 
 
 def sizes_of(row, numbers, wanted=lambda k: True, seed=0):
@@ -65,7 +66,9 @@ def test_half_types_get_gradients_of_every_size():
 def test_one_of_each_combination_of_sides_of_one_is_small():
     """Mistakes of code that squeezes: N, C, H and W of 1 and above 1, all sixteen combinations."""
     row = EQUATIONS["warp.bilinear"]
-    found = {tuple(size > 1 for size in sizes) for sizes in sizes_of(row, [k for k in DEFAULT if not cases.is_large(k)])}
+    found = {
+        tuple(size > 1 for size in sizes) for sizes in sizes_of(row, [k for k in DEFAULT if not cases.is_large(k)])
+    }
     assert len(found) == 16
 
 
@@ -75,8 +78,10 @@ def test_large_sizes_are_drawn_from_the_seed_within_a_bound(row):
     for seed in (0, 1, 2**80):
         for k in large:
             arrays = cases.exact_case(row.id, k, seed=seed)
-            assert sum(array.size for array in arrays.values()) <= cases.BOUND, cases.sizes(row, k, seed)
-            row.reference(**cases.arguments(arrays), **row.variants[-1])
+            # The channels of `pool3d.temporal_shift` come in eights.
+            most = cases.BOUND / row.cost * (4 if row.id == "pool3d.temporal_shift" else 1)
+            assert sum(array.size for array in arrays.values()) <= most, cases.sizes(row, k, seed)
+            row.reference(**arguments(arrays), **row.variants[-1])
     if "W" in row.dims or "N" in row.dims:
         assert sizes_of(row, large, seed=0) != sizes_of(row, large, seed=1)
 
@@ -86,11 +91,11 @@ def test_the_first_case_tells_something(row):
     """Whoever asks for one case gets several samples, channels and pixels, and values other than 0."""
     assert cases.is_smooth(0) and cases.scale(0) == 1
     for variant in row.variants:
-        wants = row.reference(**cases.arguments(cases.exact_case(row.id, 0)), **variant)
+        wants = row.reference(**arguments(cases.exact_case(row.id, 0)), **variant)
         assert cases.tells(wants if isinstance(wants, tuple) else [wants])
 
 
-# -- planted mistakes of size --------------------------------------------------------------------------------------------
+# -- planted mistakes of size ------------------------------------------------------------------------------------------
 
 
 def doubled(row, where):
@@ -156,7 +161,8 @@ each_size = pytest.mark.parametrize("where", MAPS.values(), ids=MAPS)
 def test_a_gradient_that_is_wrong_for_some_sizes_differs(where, dtype):
     pytest.importorskip("torch")
     wrong = doubled(EQUATIONS["warp.bilinear"], lambda args: where(*shape(args)))
-    found = verdicts(wrong, "warp.bilinear", framework="torch", grad=True, dtypes=[dtype])
+    blend = {"outside": "blend"}  # a single pixel has a gradient too
+    found = verdicts(wrong, "warp.bilinear", framework="torch", grad=True, dtypes=[dtype], variant=blend)
     assert [v.kind for v in found] == ["agrees", "differs", "differs"]
 
 
@@ -229,7 +235,7 @@ def verdicts(function, equation, **options):
     return judge(function, equation, Runner(None), **options)
 
 
-# -- cases that tell nothing ---------------------------------------------------------------------------------------------
+# -- cases that tell nothing -------------------------------------------------------------------------------------------
 
 
 @each_row()
@@ -290,7 +296,7 @@ def test_a_gradient_of_zeros_agrees_only_where_the_equation_says_so():
         assert [v.kind for v in found] == ["agrees", "agrees"]
 
 
-# -- variants that a callable can take -----------------------------------------------------------------------------------
+# -- variants that a callable can take ---------------------------------------------------------------------------------
 
 
 def cosine(f0, f1, radius=1):
@@ -300,7 +306,11 @@ def cosine(f0, f1, radius=1):
 
 def test_all_variants_that_a_callable_takes_are_judged_and_the_others_named(capsys, tmp_path):
     found = verdicts(cosine, "costvol.cosine")
-    assert [(v.variant["radius"], v.kind) for v in found] == [(1, "agrees"), ((1, 2), "wrong shape"), ((2, 1), "wrong shape")]
+    assert [(v.variant["radius"], v.kind) for v in found] == [
+        (1, "agrees"),
+        ((1, 2), "wrong shape"),
+        ((2, 1), "wrong shape"),
+    ]
     assert {v.variant["border"] for v in found} == {"zero"}
     left_out = ["not judged: costvol.cosine border='exclude' (the callable does not take border)"]
     assert [line for v in found for line in v.not_judged] == left_out
@@ -311,13 +321,16 @@ def test_all_variants_that_a_callable_takes_are_judged_and_the_others_named(caps
     out = capsys.readouterr().out
     for name, value in (("radius", "(1, 2)"), ("radius", "(2, 1)"), ("border", "'exclude'")):
         assert f"not judged: costvol.cosine {name}={value} (the callable does not take {name})" in out
-    assert "not judged: costvol.cosine radius=(1, 2) (the callable does not take radius)" in (
-        tmp_path / "out.json"
-    ).read_text()
+    assert (
+        "not judged: costvol.cosine radius=(1, 2) (the callable does not take radius)"
+        in (tmp_path / "out.json").read_text()
+    )
 
 
 def test_what_is_asked_for_by_name_is_not_named_again():
-    (verdict,) = verdicts(lambda x, flow: warp.bilinear(x, flow, "blend"), "warp.bilinear", variant={"outside": "blend"})
+    (verdict,) = verdicts(
+        lambda x, flow: warp.bilinear(x, flow, "blend"), "warp.bilinear", variant={"outside": "blend"}
+    )
     assert verdict.ok and not verdict.not_judged
 
 
@@ -326,13 +339,15 @@ def test_every_mixture_of_variants_that_may_be_judged_can_be_computed(row):
     names = tuple(row.variants[0])
     for count in range(len(names) + 1):
         for taken in itertools.combinations(names, count):
-            for variant in variants_to_judge(row.id, {}, lambda free, taken=taken: tuple(n for n in free if n in taken)):
+            for variant in variants_to_judge(
+                row.id, {}, lambda free, taken=taken: tuple(n for n in free if n in taken)
+            ):
                 assert all(variant[name] == row.variants[0][name] for name in names if name not in taken)
                 for k in DEFAULT:
-                    row.reference(**cases.arguments(cases.exact_case(row.id, k)), **variant)
+                    row.reference(**arguments(cases.exact_case(row.id, k)), **variant)
 
 
-# -- numbers and seeds at their ends -------------------------------------------------------------------------------------
+# -- numbers and seeds at their ends -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("number", [0, -1, 10**6, 10**30])
@@ -370,7 +385,7 @@ def _shifted(row, variant):
     return shifted
 
 
-# -- the arguments of the two calls --------------------------------------------------------------------------------------
+# -- the arguments of the two calls ------------------------------------------------------------------------------------
 
 BAD_CHECKS = {
     "swapped": (("warp.bilinear", warp.bilinear), {}, TypeError, "equation: expected the id of an equation"),
@@ -384,7 +399,12 @@ BAD_CHECKS = {
     "dtype type": ((warp.bilinear, "warp.bilinear"), {"dtype": np.float32}, TypeError, "dtype: expected"),
     "dtypes": ((warp.bilinear, "warp.bilinear"), {"dtype": ["float32", 3]}, TypeError, "dtype: expected"),
     "no dtypes": ((warp.bilinear, "warp.bilinear"), {"dtype": []}, ValueError, "dtype: expected"),
-    "variant": ((warp.bilinear, "warp.bilinear"), {"variant": {"outside": "x"}}, ValueError, "variant: expected one of"),
+    "variant": (
+        (warp.bilinear, "warp.bilinear"),
+        {"variant": {"outside": "x"}},
+        ValueError,
+        "variant: expected one of",
+    ),
     "variant type": ((warp.bilinear, "warp.bilinear"), {"variant": "blend"}, TypeError, "variant: expected a mapping"),
     "cases": ((warp.bilinear, "warp.bilinear"), {"cases": 0}, ValueError, "cases: expected"),
     "cases type": ((warp.bilinear, "warp.bilinear"), {"cases": 2.5}, TypeError, "cases: expected"),
@@ -432,7 +452,7 @@ def test_case_refuses_senseless_arguments_in_one_line(args, options, error, says
     assert "\n" not in str(caught.value)
 
 
-# -- a stranger that crashes ---------------------------------------------------------------------------------------------
+# -- a stranger that crashes -------------------------------------------------------------------------------------------
 
 
 def test_a_crash_leaves_no_trace_in_the_users_pytest(tmp_path):
