@@ -63,8 +63,8 @@ SCALES = (1.0, 2.0**-10, 2.0**10)
 DEFAULT_CASES = 48  # each small size and each kind of large size off the lattice and on it
 MOST_CASES = 100_000  # numbers from 0 to below it
 
-# Every sixth case is large. Let s be the place in a table, t the table and r how often all tables have come before: three
-# independent counters. Smoothness and scale follow from s + t + r modulo 2 and 3, so each size comes smooth and on the
+# Every sixth case is large. Let s be the place in a table, t the table and r how often all tables came before.
+# They count independently. Smoothness and scale follow from s + t + r modulo 2 and 3, so each size comes smooth and on the
 # lattice in two rounds, and in six rounds so with every scale. Large cases count in the same way.
 _PERIOD = 6
 

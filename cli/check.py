@@ -50,6 +50,7 @@ class Verdict:
     checked: str  # "value" or "gradient of NAME"
     kind: str = "agrees"  # or: differs, returns NaN, wrong shape, wrong dtype, changes its input, raises, ...
     cases: int = 0
+    telling: int = 0  # those of them that zeros would fail
     error: float = 0.0
     tolerance: float = 0.0
     note: str = ""
@@ -174,7 +175,8 @@ class Judge:
             arrays = self.arrays(k)
             wants = self.wants(arrays)
             outcome = self.perform(arrays, wants)
-            verdict.cases += tells(wants)
+            verdict.cases = done
+            verdict.telling += tells(wants)
             progress(done, cases)
             problem = (outcome.kind, outcome.problem) if outcome.problem else None
             problem = problem or _shape_problem(self.row, outcome, wants, self.dtype)
@@ -219,13 +221,14 @@ class Judge:
             arrays, weights, outcome = self.backward(k)
             progress(done, len(smooth))
             for name, verdict in verdicts.items():
+                verdict.cases += 1
                 if not verdict.ok:
                     continue
                 if outcome.problem:
                     verdict.kind, verdict.note, verdict.failure = outcome.kind, outcome.problem, self._failure(k)
                 else:
                     told = self.compare_gradient(verdict, k, name, arrays, weights, outcome.gradients[name])
-                    verdict.cases += told or name in self.row.flat
+                    verdict.telling += told or name in self.row.flat
             if outcome.problem:
                 break
         says = f"every derivative expected of the {len(smooth)} cases is 0"
@@ -321,7 +324,7 @@ def replay(
 
 def silent(verdict: Verdict, says: str) -> Verdict:
     """The verdict; it is "cannot tell" where no case tells a right implementation from zeros."""
-    if verdict.ok and not verdict.cases:
+    if verdict.ok and not verdict.telling:
         verdict.kind, verdict.note = "cannot tell", f"{says}: judge more cases"
     return verdict
 

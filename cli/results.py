@@ -172,7 +172,8 @@ def _judge(verdict: Verdict, results: Sequence[Result], names: Sequence[str], al
     for result in results:
         if any(name not in result.got for name in names):
             continue
-        verdict.cases += tells(result.want[name] for name in names) or _may_be_zero(result.case.row, names)
+        verdict.cases += 1
+        verdict.telling += tells(result.want[name] for name in names) or _may_be_zero(result.case.row, names)
         for name in names:
             problem = _problem(name, result.got[name], result.want[name], allowed)
             if not problem:

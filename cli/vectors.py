@@ -51,10 +51,10 @@ class Case:
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The types that hold the inputs exactly: the comparison with the oracle is fair in these only.
+        """The types that hold the inputs exactly. Only in these is the comparison with the oracle fair.
 
-        The cases that `motionspec check` asks by default come in all types, so that each type sees each size. A few more
-        have all the digits of float32, which most authors use, or of float64.
+        The cases that `motionspec check` asks by default come in all types, so that each type sees each size. A few
+        more have all the digits of float32, which most authors use, or of float64.
         """
         return DTYPES if self.k < DEFAULT_CASES else DTYPES[: 2 if self.k % 3 else 1]
 
@@ -147,11 +147,11 @@ class Case:
 
 
 def cases_of(row: Equation) -> list[Case]:
-    """The cases of an equation, by variant: those that `motionspec check` asks by default and six more.
+    """The cases of an equation, by variant: those that `motionspec check` asks by default and some more.
 
     Large cases on the lattice are left out, because they would double the size of the folder.
     """
-    numbers = [k for k in range(DEFAULT_CASES + 6) if is_smooth(k) or not is_large(k)]
+    numbers = [k for k in range(DEFAULT_CASES + 12) if is_smooth(k) or not is_large(k)]
     return [Case(row, v, k) for v in range(len(row.variants)) for k in numbers]
 
 

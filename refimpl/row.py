@@ -80,9 +80,11 @@ class Equation:
 
         def record(name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
             kinds[name] = kind
-            return np.zeros(shape)
+            return np.ones(shape)
 
-        self.inputs(record, **dict.fromkeys(self.dims, 2))
+        arrays = self.inputs(record, **dict.fromkeys(self.dims, 2))
+        if kinds[name] == "unit":  # a row may make kernels of it that are smaller
+            return float(np.abs(arrays[name]).max())
         return scale if kinds[name] in ("value", "nonzero", "distinct", "spread") else 1.0
 
 

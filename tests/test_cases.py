@@ -269,7 +269,7 @@ def only_silent(monkeypatch):
 def test_where_all_that_is_expected_is_zero_nothing_is_told(tmp_path, capsys, monkeypatch):
     (tmp_path / "mine.py").write_text("from motionspec.refimpl.off import cross_gradient as right\n")
     (verdict,) = verdicts(lambda f: f * 0, "off.cross_gradient", cases=7)
-    assert (verdict.kind, verdict.ok, verdict.cases) == ("cannot tell", False, 0)
+    assert (verdict.kind, verdict.ok, verdict.telling) == ("cannot tell", False, 0)
     assert "all that is expected of the 7 cases is 0" in verdict.note
     target = f"{tmp_path / 'mine.py'}:right"
     assert main(["check", "off.cross_gradient", "--impl", target, "--cases", "3"]) == 2
