@@ -56,6 +56,13 @@ LARGE_WINDOWS = (
     {"P": (0, 1), "Q": (1, 2), "R": (1, 3)},
     {"P": (2, 4), "Q": (2, 4), "R": (9, 20)},
 )
+# Where there are weights: their gradient is a sum over all pixels, and float32 cannot hold its tolerance for thousands.
+WEIGHTED = (
+    {"N": (1, 1), "H": (1, 2)},
+    {"S": (65, 70), "C": (65, 70), "H": (10, 12), "P": (0, 0), "Q": (0, 0)},
+    {"N": (1, 1), "C": (1, 1), "H": (17, 20), "W": (33, 37)},
+    {},
+)
 # Elements of all inputs of a large case at most, where an element is cheap: the oracle loops over pixels in Python, and
 # takes 0.1 s.
 BOUND = 2**14
@@ -64,8 +71,8 @@ DEFAULT_CASES = 48  # each small size and each kind of large size off the lattic
 MOST_CASES = 100_000  # numbers from 0 to below it
 
 # Every sixth case is large. Let s be the place in a table, t the table and r how often all tables came before.
-# They count independently. Smoothness and scale follow from s + t + r modulo 2 and 3, so each size comes smooth and on the
-# lattice in two rounds, and in six rounds so with every scale. Large cases count in the same way.
+# They count independently. Smoothness and scale follow from s + t + r modulo 2 and 3. So each size comes smooth and on
+# the lattice in two rounds, and in six rounds so with every scale. Large cases count in the same way.
 _PERIOD = 6
 
 
@@ -110,6 +117,8 @@ def _large_sizes(equation: str, k: int, seed: int, bound: int) -> tuple[tuple[st
     """Drawn from the seed, then made smaller until the inputs keep to the bound."""
     row, kind = EQUATIONS[equation], k // _PERIOD % len(LARGE)
     ranges = LARGE[kind] | LARGE_WINDOWS[kind]
+    if {"S", "P"} <= set(row.dims):
+        ranges = ranges | WEIGHTED[kind]
     if "H" not in row.dims:  # samples take the place of pixels
         ranges = ranges | {"N": ranges["W"]}
     draw = np.random.PCG64((seed, zlib.crc32(equation.encode()), k, 2))
@@ -146,7 +155,7 @@ def _halved(row: Equation, sizes: dict[str, int], dims: Iterable[str], bound: in
 def _cost(row: Equation, sizes: dict[str, int]) -> int:
     """What the oracle takes for inputs of these sizes, in elements that are cheap."""
     arrays = row.inputs(lambda name, shape, kind: np.zeros(shape), **sizes)
-    return row.cost * sum(array.size for array in arrays.values())
+    return round(row.cost * sum(array.size for array in arrays.values()))
 
 
 def tells(wants: Iterable[np.ndarray]) -> bool:
@@ -162,6 +171,13 @@ def rounded(array: np.ndarray, dtype: str) -> np.ndarray:
         return np.asarray((bits & 0xFFFF0000).astype(np.uint32).view(np.float32), np.float64)
     with np.errstate(over="ignore"):
         return np.asarray(array.astype(dtype), np.float64)
+
+
+def in_range(want: np.ndarray, dtype: str) -> np.ndarray:
+    """What is expected in `dtype`: infinity where float16, the one type of a narrow range, rounds to it."""
+    if dtype != "float16" or want.dtype != np.float64:
+        return want
+    return np.where(np.abs(want) >= 65520, np.copysign(np.inf, want), want)
 
 
 def spread(values: np.ndarray) -> np.ndarray:
@@ -285,7 +301,7 @@ def case(
 ) -> dict[str, Any]:
     """Inputs number k of an equation, by argument name, as `motionspec check` hands them to an implementation.
 
-    `list(case("warp.bilinear", 3).values())` are the positional arguments. Raises KeyError for an unknown equation.
+    `list(case("warp.bilinear", 3).values())` are the positional arguments. `motionspec.case` checks its arguments.
     """
     return convert(exact_case(equation, k, seed=seed, dtype=dtype), dtype=dtype, framework=framework, device=device)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from motionspec.cli.cases import DEFAULT_CASES, DTYPES, MOST_CASES, exact_case, is_smooth, scale, sizes, tells
+from motionspec.cli.cases import DEFAULT_CASES, DTYPES, MOST_CASES, exact_case, in_range, is_smooth, scale, sizes, tells
 from motionspec.cli.compare import (
     Precision,
     as_outputs,
@@ -202,6 +202,7 @@ class Judge:
     ) -> None:
         """Fold one case into the verdict."""
         for n, (name, got, want, unit) in enumerate(zip(self.row.outputs, gots, wants, units, strict=True)):
+            want = in_range(want, self.dtype)
             result = compare(got, want, *forward_tolerance(self.row, self.dtype, unit))
             verdict.fold(result.error, result.tolerance)
             if want.dtype == np.float64:

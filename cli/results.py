@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from motionspec.cli.cases import is_smooth, tells
+from motionspec.cli.cases import in_range, is_smooth, tells
 from motionspec.cli.check import Failure, Verdict, silent, variants_to_judge
 from motionspec.cli.compare import compare
 from motionspec.cli.explain import Record, explain
@@ -198,7 +198,7 @@ def _problem(name: str, got: np.ndarray, want: np.ndarray, allowed: Sequence[str
 
 def _compare(verdict: Verdict, result: Result, name: str) -> None:
     """Fold one array into the verdict."""
-    got, want, file = result.got[name], result.want[name], result.case.file
+    got, want, file = result.got[name], in_range(result.want[name], verdict.dtype), result.case.file
     found = compare(got, want, *result.case.tolerance(name, verdict.dtype))
     verdict.fold(found.error, found.tolerance)
     if not found.ok and verdict.ok:
