@@ -25,6 +25,7 @@ from motionspec.cli.explain import Record, explain
 from motionspec.cli.inventory import find
 from motionspec.cli.runner import CannotRun, Outcome, Request, Runner, Target
 from motionspec.refimpl.equations import EQUATIONS, Equation
+from motionspec.refimpl.row import arguments
 
 
 @dataclass
@@ -335,8 +336,8 @@ def variants_to_judge(
 ) -> list[dict[str, Any]]:
     """The variants a callable claims: those chosen, in all that its keywords can ask for.
 
-    A keyword that the callable does not take keeps its value in the first of the variants that fit `chosen`. Raises
-    CannotRun for a variant that the equation does not have.
+    A keyword that the callable does not take keeps its value in the first of the variants that fit `chosen`, where the
+    equation has a value for such a mixture. Raises CannotRun for a variant that the equation does not have.
     """
     fitting = _fitting(equation, chosen)
     free = tuple(name for name in fitting[0] if name not in chosen)
@@ -345,9 +346,19 @@ def variants_to_judge(
     found: list[dict[str, Any]] = []
     for variant in fitting:
         mixed = variant | fixed
-        if mixed not in found:
+        if mixed not in found and (mixed in fitting or _computable(EQUATIONS[equation], mixed)):
             found.append(mixed)
     return found
+
+
+def _computable(row: Equation, variant: Mapping[str, Any]) -> bool:
+    """Whether the reference takes the variant at every small size."""
+    try:
+        for k in range(24):
+            row.reference(**arguments(exact_case(row.id, k)), **variant)
+    except ValueError:
+        return False
+    return True
 
 
 def not_judged(equation: str, chosen: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> list[str]:

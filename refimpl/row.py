@@ -59,9 +59,8 @@ class Equation:
     interior: Callable[..., np.ndarray] | None = None  # interior(**arrays) -> mask (..., H, W); None: no border rule
     flat: tuple[str, ...] = ()  # differentiable arguments whose gradient is 0 everywhere: zeros are right there
     nonfinite: tuple[str, ...] = ()  # arguments whose NaN and infinity have a stated meaning
-    cost: int = (
-        1  # of an input's element in the reference, in units of what it is elsewhere: bounds the judge's large cases
-    )
+    # What an input's element takes the reference, in units of what it takes elsewhere: bounds the judge's large cases.
+    cost: float = 1
     # dtype: (relative, absolute per unit) where the table of `cli/compare.py` does not fit; the reason stands beside it
     tolerance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     # Of central differences of the reference, per unit of the argument. Kinks are 1e-3 away; for f ~ 1/g at g = 1e-3 it
