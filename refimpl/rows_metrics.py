@@ -59,6 +59,16 @@ def _either(
     return wrong.mean() if mask is None else wrong[mask[:, 0]].mean()
 
 
+def _released_mean(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The mean of diagonal / row sum of the confusion matrix, whose classes are those present and those predicted."""
+    predicted = scores.argmax(1)
+    with np.errstate(invalid="ignore"):
+        each = [
+            np.divide(np.sum((label == c) & (predicted == c)), np.sum(label == c)) for c in np.union1d(label, predicted)
+        ]
+    return np.array(np.mean(each))
+
+
 ROWS = (
     Equation(
         id="metrics.top_k",
@@ -103,6 +113,7 @@ ROWS = (
             ),
             ("ties go to the first class", lambda scores, label: np.nanmean(_first_of_equals(scores, label))),
             ("an absent class that is predicted counts as 0", _predicted_too),
+            ("NaN as soon as an absent class is predicted (OFF18's released code)", _released_mean),
         ),
     ),
     Equation(

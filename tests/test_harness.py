@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from generated import each_row, each_variant
 
-from motionspec.cli.cases import DEFAULT_CASES, DTYPES, apart, case, exact_case, is_smooth, rounded
+from motionspec.cli.cases import DEFAULT_CASES, DTYPES, apart, case, exact_case, is_large, is_smooth, rounded
 from motionspec.cli.check import judge
 from motionspec.cli.compare import TOLERANCE, Precision, as_outputs, compare, directional, ulp
 from motionspec.cli.runner import Runner
@@ -154,7 +154,7 @@ def test_cases_hold_values_of_their_dtype_and_keep_away_from_kinks(row, dtype):
                 sides = array[:, -2:] - array[:, -4:-2]
                 assert (sides >= 0.2).all() or not is_smooth(k)
                 assert (array == np.round(2 * array) / 2).all() or is_smooth(k)
-                assert (sides >= 0).all() and (array[:, -4:] >= -3).all() and (array <= 15).all()
+                assert (sides >= 0).all() and (is_large(k) or (array[:, -4:] >= -3).all() and (array <= 15).all())
             if name == "flow" and not is_smooth(k) and array.size > 20:
                 assert (array == np.round(array)).any()  # the lattice holds the kinks
             if name == "c":
@@ -284,7 +284,7 @@ MUTANTS = [(row, label, mutant) for row in EQUATIONS.values() for label, mutant 
 @pytest.mark.parametrize("row, label, mutant", MUTANTS, ids=[f"{row.id}: {label}" for row, label, _ in MUTANTS])
 def test_plausible_mistakes_are_rejected(row, label, mutant):
     for verdict in verdicts(mutant, row.id):
-        assert verdict.kind == "differs", verdict
+        assert verdict.kind == ("returns NaN" if label.startswith("NaN") else "differs"), verdict
         assert verdict.cases == DEFAULT_CASES, "the mistake does not run on all cases"
         assert "nothing tried explains it" not in verdict.note
 
