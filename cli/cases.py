@@ -61,7 +61,7 @@ WEIGHTED = (
     {"N": (1, 1), "H": (1, 2)},
     {"S": (65, 70), "C": (65, 70), "H": (10, 12), "P": (0, 0), "Q": (0, 0)},
     {"N": (1, 1), "C": (1, 1), "H": (17, 20), "W": (33, 37)},
-    {},
+    {"N": (3, 3), "H": (10, 11), "W": (12, 14)},
 )
 # Elements of all inputs of a large case at most, where an element is cheap: the oracle loops over pixels in Python, and
 # takes 0.1 s.

@@ -92,8 +92,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="judge this variant only (a callable without the keyword is held against it); default: the first, "
-        "or all if the callable takes the keyword",
+        help="judge this variant only (a callable without the keyword is held against it); default: all "
+        "that the keywords it takes can ask for; the report names the others",
     )
     one.add_argument(
         "--framework",

@@ -154,7 +154,7 @@ def test_cases_hold_values_of_their_dtype_and_keep_away_from_kinks(row, dtype):
                 sides = array[:, -2:] - array[:, -4:-2]
                 assert (sides >= 0.2).all() or not is_smooth(k)
                 assert (array == np.round(2 * array) / 2).all() or is_smooth(k)
-                assert (sides >= 0).all() and (is_large(k) or (array[:, -4:] >= -3).all() and (array <= 15).all())
+                assert (sides >= 0).all() and (is_large(k) or ((array[:, -4:] >= -3).all() and (array <= 15).all()))
             if name == "flow" and not is_smooth(k) and array.size > 20:
                 assert (array == np.round(array)).any()  # the lattice holds the kinks
             if name == "c":
