@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from motionspec.cli.cases import DTYPES, HALF, exact_case, is_smooth, scale, sizes
+from motionspec.cli.cases import DEFAULT_CASES, DTYPES, MOST_CASES, exact_case, in_range, is_smooth, scale, sizes, tells
 from motionspec.cli.compare import (
     Precision,
     as_outputs,
@@ -25,6 +25,7 @@ from motionspec.cli.explain import Record, explain
 from motionspec.cli.inventory import find
 from motionspec.cli.runner import CannotRun, Outcome, Request, Runner, Target
 from motionspec.refimpl.equations import EQUATIONS, Equation
+from motionspec.refimpl.row import arguments
 
 
 @dataclass
@@ -50,9 +51,11 @@ class Verdict:
     checked: str  # "value" or "gradient of NAME"
     kind: str = "agrees"  # or: differs, returns NaN, wrong shape, wrong dtype, changes its input, raises, ...
     cases: int = 0
+    telling: int = 0  # those of them that zeros would fail
     error: float = 0.0
     tolerance: float = 0.0
     note: str = ""
+    not_judged: list[str] = field(default_factory=list)  # lines on variants that the callable cannot be asked
     failure: Failure | None = None
     precision: Precision | None = None  # of values that are numbers and could be compared
 
@@ -148,8 +151,7 @@ class Judge:
     ) -> Failure:
         arrays = self.arrays(k)
         small = arrays if sum(a.size for a in arrays.values()) <= 24 else {}
-        used = {dim: sizes(k)[dim] for dim in self.row.dims}
-        return Failure(k, used, place, expected, got, small, self._reproduce(k, **where))
+        return Failure(k, sizes(self.row, k, self.seed), place, expected, got, small, self._reproduce(k, **where))
 
     def _reproduce(self, k: int, gradient: str = "", index: tuple[int, ...] = (), output: int = 0) -> str:
         """One line of Python that prints got and expected."""
@@ -175,6 +177,7 @@ class Judge:
             wants = self.wants(arrays)
             outcome = self.perform(arrays, wants)
             verdict.cases = done
+            verdict.telling += tells(wants)
             progress(done, cases)
             problem = (outcome.kind, outcome.problem) if outcome.problem else None
             problem = problem or _shape_problem(self.row, outcome, wants, self.dtype)
@@ -188,18 +191,19 @@ class Judge:
                 return verdict
             if outcome.printed and not verdict.note:
                 verdict.note = f"prints to stdout: {outcome.printed.strip()[:60]!r}"
-            units = [scale(k) ** degree for degree in self.row.degree]
+            units = [scale(k, self.dtype) ** degree for degree in self.row.degree]
             records.append(Record(arrays, units, outcome.outputs, is_smooth(k)))
             self._compare(verdict, k, wants, outcome.outputs, units)
         if not verdict.ok:
             verdict.note = explain(self.row, self.variant, records, self.dtype)
-        return verdict
+        return silent(verdict, f"all that is expected of the {cases} cases is 0")
 
     def _compare(
         self, verdict: Verdict, k: int, wants: list[np.ndarray], gots: list[np.ndarray], units: list[float]
     ) -> None:
         """Fold one case into the verdict."""
         for n, (name, got, want, unit) in enumerate(zip(self.row.outputs, gots, wants, units, strict=True)):
+            want = in_range(want, self.dtype)
             result = compare(got, want, *forward_tolerance(self.row, self.dtype, unit))
             verdict.fold(result.error, result.tolerance)
             if want.dtype == np.float64:
@@ -214,7 +218,7 @@ class Judge:
     def gradients(self, cases: int, progress: Callable[[int, int], None]) -> list[Verdict]:
         """Compare every gradient with central differences of the reference, away from kinks."""
         verdicts = {name: self._verdict(f"gradient of {name}") for name in self.differentiable}
-        smooth = [k for k in range(cases) if is_smooth(k) and (self.dtype not in HALF or scale(k) == 1)]
+        smooth = list(filter(is_smooth, range(cases)))
         for done, k in enumerate(self._by_size(smooth), 1):
             arrays, weights, outcome = self.backward(k)
             progress(done, len(smooth))
@@ -225,10 +229,12 @@ class Judge:
                 if outcome.problem:
                     verdict.kind, verdict.note, verdict.failure = outcome.kind, outcome.problem, self._failure(k)
                 else:
-                    self.compare_gradient(verdict, k, name, arrays, weights, outcome.gradients[name])
+                    told = self.compare_gradient(verdict, k, name, arrays, weights, outcome.gradients[name])
+                    verdict.telling += told or name in self.row.flat
             if outcome.problem:
                 break
-        return list(verdicts.values())
+        says = f"every derivative expected of the {len(smooth)} cases is 0"
+        return [silent(verdict, says) for verdict in verdicts.values()]
 
     def backward(self, k: int) -> tuple[dict[str, np.ndarray], Sequence[np.ndarray | None], Outcome]:
         """Inputs and output cotangents of case k, and what the callable's backward made of them."""
@@ -246,15 +252,21 @@ class Judge:
         weights: Sequence[np.ndarray | None],
         gradient: np.ndarray | None,
         limit: int = 64,
-    ) -> None:
-        """Fold one gradient into its verdict, element by element up to `limit` elements."""
+    ) -> bool:
+        """Fold one gradient into its verdict, element by element up to `limit` elements.
+
+        Returns whether any derivative that is expected is not 0.
+        """
         if gradient is None:
             verdict.kind, verdict.note = "no gradient", f"the output does not depend on {name} for autograd"
             verdict.failure = self._failure(k)
-            return
-        relative, absolute = gradient_tolerance(self.row, name, self.dtype, scale(k))
+            return True
+        relative, absolute = gradient_tolerance(self.row, name, self.dtype, scale(k, self.dtype))
+        tells_something = False
         for index, direction in directions(gradient.shape, k, limit):
-            want = directional(self.row, self.variant, arrays, name, direction, weights, step(self.row, name, scale(k)))
+            difference = step(self.row, name, scale(k, self.dtype))
+            want = directional(self.row, self.variant, arrays, name, direction, weights, difference)
+            tells_something = tells_something or want != 0
             along = gradient[index] if index is not None else gradient * direction
             got = float(np.sum(along))
             tolerance = absolute + relative * abs(want)
@@ -268,6 +280,7 @@ class Judge:
                 verdict.kind = "returns NaN" if np.isnan(got) else "differs"
                 place = f"d/d{name}{where}"
                 verdict.failure = self._failure(k, place, want, got, gradient=name, index=index or ())
+        return tells_something
 
 
 def replay(
@@ -305,20 +318,62 @@ def replay(
         return outcome.problem or "no gradient", "a gradient"
     for unit, direction in directions(found.shape, k):
         if (unit or ()) == index:
-            want = directional(
-                one.row, variant, arrays, gradient, direction, weights, step(one.row, gradient, scale(k))
-            )
+            difference = step(one.row, gradient, scale(k, dtype))
+            want = directional(one.row, variant, arrays, gradient, direction, weights, difference)
             return (float(found[unit]) if unit else float(np.sum(found * direction))), want
     raise IndexError(index)
+
+
+def silent(verdict: Verdict, says: str) -> Verdict:
+    """The verdict; it is "cannot tell" where no case tells a right implementation from zeros."""
+    if verdict.ok and not verdict.telling:
+        verdict.kind, verdict.note = "cannot tell", f"{says}: judge more cases"
+    return verdict
 
 
 def variants_to_judge(
     equation: str, chosen: Mapping[str, Any], passed: Callable[[tuple[str, ...]], tuple[str, ...]]
 ) -> list[dict[str, Any]]:
-    """The variants a callable claims: those chosen; all that its keywords can ask for; else the default.
+    """The variants a callable claims: those chosen, in all that its keywords can ask for.
 
-    Raises CannotRun for a variant that the equation does not have.
+    A keyword that the callable does not take keeps its value in the first of the variants that fit `chosen`, where the
+    equation has a value for such a mixture. Raises CannotRun for a variant that the equation does not have.
     """
+    fitting = _fitting(equation, chosen)
+    free = tuple(name for name in fitting[0] if name not in chosen)
+    taken = set(passed(free)) if free else set()
+    fixed = {name: fitting[0][name] for name in free if name not in taken}
+    found: list[dict[str, Any]] = []
+    for variant in fitting:
+        mixed = variant | fixed
+        if mixed not in found and (mixed in fitting or _computable(EQUATIONS[equation], mixed)):
+            found.append(mixed)
+    return found
+
+
+def _computable(row: Equation, variant: Mapping[str, Any]) -> bool:
+    """Whether the reference takes the variant at every small size."""
+    try:
+        for k in range(24):
+            row.reference(**arguments(exact_case(row.id, k)), **variant)
+    except ValueError:
+        return False
+    return True
+
+
+def not_judged(equation: str, chosen: Mapping[str, Any], judged: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line for each value of a keyword that no judged variant has, because the callable does not take the keyword."""
+    lines = []
+    for variant in _fitting(equation, chosen):
+        for name, value in variant.items():
+            line = f"{equation} {name}={value!r} (the callable does not take {name})"
+            if all(one[name] != value for one in judged) and line not in lines:
+                lines.append(line)
+    return [f"not judged: {line}" for line in lines]
+
+
+def _fitting(equation: str, chosen: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The equation's variants that have all that is chosen. Raises CannotRun where there is none."""
     row = EQUATIONS[equation]
     # As text: the command line knows no other type.
     fitting = [dict(v) for v in row.variants if all(k in v and str(v[k]) == str(chosen[k]) for k in chosen)]
@@ -326,8 +381,7 @@ def variants_to_judge(
         known = "; ".join(", ".join(f"{k}={v}" for k, v in variant.items()) for variant in row.variants)
         asked = ", ".join(f"{k}={v}" for k, v in chosen.items())
         raise CannotRun(f"{equation} has no variant {asked}; it has: {known or 'none'}")
-    free = tuple(k for k in row.variants[0] if k not in chosen)
-    return fitting if free and set(passed(free)) == set(free) else fitting[:1]
+    return fitting
 
 
 def _askable(
@@ -347,8 +401,10 @@ def _askable(
             raise CannotRun("gradients need --framework torch")
         if device != "cpu":
             raise CannotRun(f"device {device}: NumPy has none: use --framework torch")
-    if cases < 1 or seed < 0:
-        raise CannotRun(f"expected at least 1 case and a seed from 0 up, got cases={cases} and seed={seed}")
+    if not 1 <= cases <= MOST_CASES:
+        raise CannotRun(f"cases: expected 1 to {MOST_CASES}, got {cases}")
+    if seed < 0:
+        raise CannotRun(f"seed: expected a whole number from 0 up, got {seed}")
 
 
 def judge(
@@ -360,7 +416,7 @@ def judge(
     dtypes: Sequence[str] = ("float64",),
     framework: str = "numpy",
     device: str = "cpu",
-    cases: int = 40,
+    cases: int = DEFAULT_CASES,
     seed: int = 0,
     grad: bool = False,
     progress: Callable[[str, int, int], None] = lambda text, done, total: None,
@@ -368,12 +424,14 @@ def judge(
     """All verdicts on one callable for one equation. Raises CannotRun when the question cannot be asked."""
     find(equation)
     _askable(target, dtypes, framework, device, cases, seed, grad)
-    verdicts = []
+    verdicts: list[Verdict] = []
     chosen = variants_to_judge(equation, variant or {}, lambda names: runner.accepted(target, names))
+    left_out = not_judged(equation, variant or {}, chosen)
     for dtype, one in itertools.product(dtypes, chosen):
         label = " ".join([equation, *(f"{k}={v}" for k, v in one.items()), dtype])
         judge_one = Judge(runner, target, equation, one, dtype=dtype, framework=framework, device=device, seed=seed)
         verdicts.append(judge_one.value(cases, partial(progress, label)))
         if grad:
             verdicts += judge_one.gradients(cases, partial(progress, label + " gradient"))
+    verdicts[0].not_judged = left_out
     return verdicts

@@ -163,7 +163,10 @@ def directional(
 def directions(
     shape: tuple[int, ...], seed: int, limit: int = 64
 ) -> Iterator[tuple[tuple[int, ...] | None, np.ndarray]]:
-    """Every unit vector (with its index) of a small array; three random directions (with None) of a larger one."""
+    """Every unit vector (with its index) of a small array; three random directions (with None) of a larger one.
+
+    One direction for thousands of elements: each takes two calls of the oracle, and it has them all in it.
+    """
     if np.prod(shape) <= limit:
         for index in np.ndindex(shape):
             unit = np.zeros(shape)
@@ -171,5 +174,5 @@ def directions(
             yield index, unit
     else:
         rng = np.random.default_rng(seed)
-        for _ in range(3):
+        for _ in range(3 if np.prod(shape) <= 1024 else 1):
             yield None, rng.choice([-1.0, 1.0], shape) * rng.uniform(0.5, 1.0, shape)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import motionspec
 from motionspec.checks import printable
-from motionspec.cli.cases import DTYPES
+from motionspec.cli.cases import DEFAULT_CASES, DTYPES
 from motionspec.cli.check import Verdict, judge
 from motionspec.cli.inventory import ROOT, find, planned
 from motionspec.cli.networks import as_json, details, listing
@@ -98,8 +98,8 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         action="append",
         default=[],
-        help="judge this variant only (a callable without the keyword is held against it); default: the first, "
-        "or all if the callable takes the keyword",
+        help="judge this variant only (a callable without the keyword is held against it); default: all "
+        "that the keywords it takes can ask for; the report names the others",
     )
     one.add_argument(
         "--framework",
@@ -116,7 +116,11 @@ def _parser() -> argparse.ArgumentParser:
         "--grad", action="store_true", help="also hold the gradients against the reference's central differences"
     )
     one.add_argument(
-        "--cases", type=_positive(int), default=40, metavar="N", help="inputs per equation and variant (default: 40)"
+        "--cases",
+        type=_positive(int),
+        default=DEFAULT_CASES,
+        metavar="N",
+        help=f"inputs per equation and variant (default: {DEFAULT_CASES})",
     )
     one.add_argument("--seed", type=_natural, default=0, metavar="S", help="other inputs (default: 0)")
     one.add_argument(
@@ -514,7 +518,8 @@ def _report(verdicts: Sequence[Verdict], arguments: argparse.Namespace) -> int:
     print(report(verdicts))
     if arguments.json is not None:
         _write_json(Path(arguments.json), verdicts, vars(arguments))
-    return 0 if all(v.ok for v in verdicts) else 1
+    bad = {v.kind for v in verdicts if not v.ok}
+    return 0 if not bad else 2 if bad == {"cannot tell"} else 1
 
 
 def _check_results(arguments: argparse.Namespace, chosen: Sequence[str], variant: dict[str, str]) -> int:

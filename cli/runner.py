@@ -2,6 +2,7 @@
 
 import contextlib
 import ctypes
+import faulthandler
 import importlib
 import importlib.util
 import inspect
@@ -32,8 +33,12 @@ from motionspec.refimpl.row import arguments
 Target = str | Callable[..., Any]
 
 
-class CannotRun(Exception):
+class CannotRun(ValueError):
     """The question cannot be asked: the message is one clear line for the user (exit status 2)."""
+
+
+class WrongType(CannotRun, TypeError):
+    """It cannot be asked because an argument is of the wrong type."""
 
 
 @dataclass(frozen=True)
@@ -301,6 +306,7 @@ def _receive(connection: socket.socket, token: bytes, deadline: float | None = N
 
 def _serve(connection: socket.socket, token: bytes, inherited: Callable[..., Any] | None) -> None:
     """The child: answer questions until the parent goes away."""
+    faulthandler.disable()  # pytest enables it; a stranger's crash is told in one line, not in its traceback of us
     os.setsid()  # a group of its own, so that what it starts can be ended with it; and Ctrl-C is the parent's business
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: do not outlive a parent that was killed

@@ -43,6 +43,12 @@ def used(verdict: Verdict) -> str:
     return f"{100 * share:.0f} %" if share <= 1 else f"x {share:.1e}"
 
 
+def counted(verdict: Verdict) -> str:
+    """The number of cases, and how many of them count where zeros would pass the others too."""
+    agreed = verdict.ok and verdict.telling < verdict.cases
+    return f"{verdict.telling} of {verdict.cases}" if agreed else str(verdict.cases)
+
+
 def settings(variant: dict[str, object]) -> str:
     """A variant's keyword arguments."""
     return " ".join(f"{k}={v}" for k, v in variant.items())
@@ -57,7 +63,7 @@ def verdict_table(verdicts: Sequence[Verdict]) -> str:
         if v.kind in MEASURED:
             errors = [number(v.error), number(v.tolerance), used(v)]
         verdict = v.kind + (f" ({v.note})" if v.ok and v.note else "")
-        rows.append([v.id, settings(v.variant) or "-", v.dtype, v.checked, str(v.cases), *errors, verdict])
+        rows.append([v.id, settings(v.variant) or "-", v.dtype, v.checked, counted(v), *errors, verdict])
     return table(header, rows, right=("cases", "worst error", "tolerance", "used"))
 
 
@@ -116,4 +122,5 @@ def report(verdicts: Sequence[Verdict]) -> str:
     bad = [v for v in verdicts if not v.ok]
     count = f"{len(verdicts) - len(bad)} of {len(verdicts)} agree"
     cost = [precision_table(verdicts)] if any(v.dtype != "float64" for v in verdicts) else []
-    return "\n\n".join([verdict_table(verdicts), *cost, *map(failure_text, bad), count])
+    left_out = ["\n".join(lines)] if (lines := [line for v in verdicts for line in v.not_judged]) else []
+    return "\n\n".join([verdict_table(verdicts), *cost, *map(failure_text, bad), *left_out, count])

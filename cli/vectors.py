@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 import motionspec
-from motionspec.cli.cases import DTYPES, HALF, exact_case, is_smooth, rounded, scale
+from motionspec.cli.cases import DEFAULT_CASES, DTYPES, exact_case, is_large, is_smooth, rounded, scale, sizes
 from motionspec.cli.check import Judge, Verdict
 from motionspec.cli.compare import as_outputs, compare, cotangents, forward_tolerance, gradient_tolerance
 from motionspec.cli.inventory import find
@@ -21,9 +21,11 @@ from motionspec.cli.runner import CannotRun, Request, Runner
 from motionspec.progress import Progress
 from motionspec.refimpl.equations import EQUATIONS, SINGLE, Equation
 
-SCHEMA = 1  # of manifest.json: vectors.schema.json
+SCHEMA = 2  # of manifest.json: vectors.schema.json
 MANIFEST = "manifest.json"
 AGAIN = "write the vectors again with `motionspec vectors`"
+# What the oracle takes for a large case at most, as in `cases.BOUND`: all vectors together are to stay below 100 MB.
+BOUND = 2**12
 ABSENT = "no row in the table: held by facts in its tests alone"
 
 Arrays = dict[str, np.ndarray]
@@ -49,23 +51,30 @@ class Case:
 
     @property
     def dtypes(self) -> tuple[str, ...]:
-        """The types that hold the inputs exactly: only in these is the comparison with the oracle fair.
+        """The types that hold the inputs exactly. Only in these is the comparison with the oracle fair.
 
-        Every size in float32, which most authors use; small ones with all the digits of float64; every size in what all
-        types hold, with two gradients of several channels.
+        The cases that `motionspec check` asks by default come in all types, so that each type sees each size. A few
+        more have all the digits of float32, which most authors use, or of float64.
         """
-        return DTYPES[: 2 if self.k < 10 else 1 if self.k < 14 else 4]
+        return DTYPES if self.k < DEFAULT_CASES else DTYPES[: 2 if self.k % 3 else 1]
 
     @property
     def gradient_dtypes(self) -> tuple[str, ...]:
-        """Those of them whose gradient is compared: none at kinks, a half type where values are of magnitude 1."""
-        if not self.row.differentiable or not is_smooth(self.k):
-            return ()
-        return tuple(dtype for dtype in self.dtypes if dtype not in HALF or scale(self.k) == 1)
+        """Those of them whose gradient is compared: none at kinks."""
+        return self.dtypes if self.row.differentiable and is_smooth(self.k) else ()
+
+    @property
+    def scale(self) -> float:
+        """The magnitude of the values."""
+        return scale(self.k, self.dtypes[-1])
+
+    def sizes(self, seed: int) -> dict[str, int]:
+        """The array sizes."""
+        return sizes(self.row, self.k, seed, BOUND)
 
     def inputs(self, seed: int) -> Arrays:
         """Inputs by name, the same bytes everywhere."""
-        arrays = exact_case(self.row.id, self.k, seed=seed, dtype=self.dtypes[-1])
+        arrays = exact_case(self.row.id, self.k, seed=seed, dtype=self.dtypes[-1], bound=BOUND)
         return {name: self._exact(array) for name, array in arrays.items()}
 
     def _exact(self, array: np.ndarray) -> np.ndarray:
@@ -108,9 +117,9 @@ class Case:
         """(relative, absolute): the judge's, for an output or gradient by its name in the file."""
         part, _, name = array.partition(".")
         if part == "gradient":
-            return gradient_tolerance(self.row, name, dtype, scale(self.k))
+            return gradient_tolerance(self.row, name, dtype, self.scale)
         degree = self.row.degree[self.row.outputs.index(name)]
-        return forward_tolerance(self.row, dtype, scale(self.k) ** degree)
+        return forward_tolerance(self.row, dtype, self.scale**degree)
 
     def entry(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
         """What the manifest says of the file with these arrays, but for its digest."""
@@ -138,8 +147,12 @@ class Case:
 
 
 def cases_of(row: Equation) -> list[Case]:
-    """The cases of an equation, by variant."""
-    return [Case(row, v, k) for v in range(len(row.variants)) for k in range(25)]
+    """The cases of an equation, by variant: those that `motionspec check` asks by default and some more.
+
+    Large cases on the lattice are left out, because they would double the size of the folder.
+    """
+    numbers = [k for k in range(DEFAULT_CASES + 12) if is_smooth(k) or not is_large(k)]
+    return [Case(row, v, k) for v in range(len(row.variants)) for k in numbers]
 
 
 def part_of(arrays: Mapping[str, np.ndarray], part: str) -> Arrays:

@@ -26,7 +26,7 @@ def check(
     framework: str = "numpy",
     dtype: str | Sequence[str] = "float64",
     device: str = "cpu",
-    cases: int = 40,
+    cases: int = 48,
     seed: int = 0,
     grad: bool = False,
     timeout: float | None = 60.0,
@@ -34,23 +34,39 @@ def check(
     """Hold a callable against an equation; for other projects' test suites. What `motionspec check` does, as a call.
 
     fn: the callable, or "package.module:function" or "FILE.py:function". It gets the equation's arrays by position and
-        of the variant's keywords those that it takes. A function without the keywords is judged on `variant`, or on the
-        default one; a function with them on all variants that fit `variant`.
+        of the variant's keywords those that it takes. It is judged on all variants that fit `variant` and differ in the
+        keywords that it takes; the first verdict's `not_judged` names the others.
     equation: an id such as "warp.bilinear"; `motionspec list` shows all.
     framework: "numpy" or "torch": what fn takes and returns. `grad` needs torch.
     dtype: one or several of float64, float32, bfloat16, float16.
+    cases: how many inputs; the default ones have each small size and each kind of large size at kinks and away from
+        them. seed: the values and the large sizes follow from it.
     timeout: seconds for one call of fn, made in a child process that can be killed. None: in this process, unprotected
         (for a debugger, for CUDA that this process has already initialised, and for a callable that sets the number
         of torch's threads, which do not survive the fork).
 
     Returns the verdicts when all agree. Raises AssertionError with the printed report when one does not, and
-    motionspec.cli.runner.CannotRun when the question cannot be asked (no such equation, variant, dtype or callable).
+    motionspec.cli.runner.CannotRun, a ValueError, when the question cannot be asked (no such equation, variant, dtype
+    or callable); an argument of the wrong type raises a TypeError.
     """
+    from motionspec.cli import asked
+    from motionspec.cli.cases import MOST_CASES
     from motionspec.cli.check import judge
     from motionspec.cli.runner import Runner
     from motionspec.cli.text import report
 
-    dtypes = [dtype] if isinstance(dtype, str) else list(dtype)
+    asked.the_equation("check", equation)
+    asked.the_callable(fn)
+    asked.variant(variant, equation)
+    asked.word("check", "framework", framework, asked.FRAMEWORKS)
+    dtypes = asked.dtypes("check", dtype, framework)
+    asked.device("check", device, framework)
+    asked.whole("check", "cases", cases, 1, MOST_CASES)
+    asked.whole("check", "seed", seed, 0)
+    asked.flag("grad", grad)
+    asked.timeout(timeout)
+    if grad and framework == "numpy":
+        raise asked.CannotRun("check: grad: expected framework='torch', which has gradients, got 'numpy'")
     with Runner(timeout, None if isinstance(fn, str) else fn) as runner:
         verdicts = judge(
             fn,
@@ -72,7 +88,19 @@ def check(
 def case(
     equation: str, k: int, *, seed: int = 0, dtype: str = "float64", framework: str = "numpy", device: str = "cpu"
 ) -> dict[str, Any]:
-    """The inputs of case number `k` of an equation, by argument name, as the judge hands them to an implementation."""
-    from motionspec.cli import cases
+    """The inputs of case number `k` of an equation, by argument name, as the judge hands them to an implementation.
 
-    return cases.case(equation, k, seed=seed, dtype=dtype, framework=framework, device=device)
+    Raises TypeError or ValueError in one line for arguments that make no sense.
+    """
+    from motionspec.cli import asked, cases
+
+    asked.the_equation("case", equation)
+    asked.whole("case", "k", k, 0, cases.MOST_CASES - 1)
+    asked.whole("case", "seed", seed, 0)
+    asked.word("case", "framework", framework, asked.FRAMEWORKS)
+    asked.dtype("case", dtype, framework)
+    asked.device("case", device, framework)
+    try:
+        return cases.case(equation, k, seed=seed, dtype=dtype, framework=framework, device=device)
+    except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
+        raise asked.CannotRun(f"case: device: expected a device of this machine, got {device!r}") from error

@@ -67,7 +67,9 @@ def mean_class_accuracy(scores: Array, label: np.ndarray) -> Array:
     Units: a share in [0, 1].
     Border: none.
     Kinks: ties count against, as in `top_k`.
-    Deviations: none known.
+    Deviations: the released code (OFF18, pyActionRecog/utils/metrics.py) divides the diagonal of a confusion matrix by
+        its row sums, also for a class that is predicted but absent: 0 / 0, and so the mean is NaN
+        (test_metrics.py::test_mean_class_accuracy_of_the_released_code_is_nan_for_an_absent_class).
     Raises: as `top_k`.
     """
     scores, label = labelled("metrics.mean_class_accuracy", scores, "N K", label)

@@ -57,7 +57,10 @@ class Equation:
     variants: tuple[Mapping[str, Any], ...] = ({},)  # keyword arguments; the first is the default
     blocks: tuple[str, ...] = ()  # names of the equal blocks of channels that the one output consists of
     interior: Callable[..., np.ndarray] | None = None  # interior(**arrays) -> mask (..., H, W); None: no border rule
+    flat: tuple[str, ...] = ()  # differentiable arguments whose gradient is 0 everywhere: zeros are right there
     nonfinite: tuple[str, ...] = ()  # arguments whose NaN and infinity have a stated meaning
+    # What an input's element takes the reference, in units of what it takes elsewhere: bounds the judge's large cases.
+    cost: float = 1
     # dtype: (relative, absolute per unit) where the table of `cli/compare.py` does not fit; the reason stands beside it
     tolerance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     # Of central differences of the reference, per unit of the argument. Kinks are 1e-3 away; for f ~ 1/g at g = 1e-3 it
@@ -76,9 +79,11 @@ class Equation:
 
         def record(name: str, shape: tuple[int, ...], kind: str) -> np.ndarray:
             kinds[name] = kind
-            return np.zeros(shape)
+            return np.ones(shape)
 
-        self.inputs(record, **dict.fromkeys(self.dims, 2))
+        arrays = self.inputs(record, **dict.fromkeys(self.dims, 2))
+        if kinds[name] == "unit":  # a row may make kernels of it that are smaller
+            return float(np.abs(arrays[name]).max())
         return scale if kinds[name] in ("value", "nonzero", "distinct", "spread") else 1.0
 
 

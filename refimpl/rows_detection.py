@@ -12,8 +12,10 @@ _CORNER = np.array([0, 0, 1, 1])
 
 
 def _score_maps(fill: Fill, C: int, H: int, W: int, R: int) -> Args:
-    """Two samples; both variants have the same k."""
-    return {"x": fill("x", (2, C * _K**2, H, W), "value"), "rois": fill("rois", (R, 5), "rois:2")}
+    """Two samples; both variants have the same k. Regions reach as far as the map does."""
+    rois = fill("rois", (R, 5), "rois:2")
+    rois[:, 1:] *= 2 ** np.floor(np.log2(np.maximum([W, H, W, H], 12) / 12))
+    return {"x": fill("x", (2, C * _K**2, H, W), "value"), "rois": rois}
 
 
 def _pairs(first: str, kind: str) -> Callable[..., Args]:

@@ -83,6 +83,7 @@ ROWS = (
         outputs=("y",),
         degree=(1,),
         differentiable=("x", "weight", "bias"),
+        cost=0.25,
         bench=({"N": 16, "S": 64, "C": 64, "H": 54, "W": 54, "P": 2, "Q": 2},),  # 3 x 3 on 56 x 56
         bad=(
             (change(stride=(0, 1)), "stride: expected an int >= 1 or a tuple of 2 of them, got (0, 1)"),
@@ -114,6 +115,7 @@ ROWS = (
         outputs=("y",),
         degree=(1,),
         differentiable=("x", "weight", "bias"),
+        cost=0.25,
         bench=({"N": 16, "S": 64, "C": 64, "H": 28, "W": 28, "P": 0, "Q": 0},),  # 3 x 3
         bad=(
             (change(stride=0), "stride: expected an int >= 1 or a tuple of 2 of them, got 0"),

@@ -7,6 +7,14 @@ from motionspec.refimpl.row import Args, Equation, Fill, change
 from motionspec.refimpl.rows_losses import clip_flows, scores_and_label
 
 
+def _classified(fill: Fill, N: int, K: int) -> Args:
+    """Scores and labels; of several samples the first is classified rightly, so that not even one case expects 0."""
+    inputs = scores_and_label("N", "K")(fill, N=N, K=K)
+    if N > 1:
+        inputs["label"][0] = np.argmax(inputs["scores"][0])
+    return inputs
+
+
 def _images(fill: Fill, N: int, C: int, H: int, W: int) -> Args:
     return {name: fill(name, (N, C, H, W), "grey") for name in ("image", "target")}
 
@@ -51,6 +59,16 @@ def _either(
     return wrong.mean() if mask is None else wrong[mask[:, 0]].mean()
 
 
+def _released_mean(scores: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """The mean of diagonal / row sum of the confusion matrix, whose classes are those present and those predicted."""
+    predicted = scores.argmax(1)
+    with np.errstate(invalid="ignore"):
+        each = [
+            np.divide(np.sum((label == c) & (predicted == c)), np.sum(label == c)) for c in np.union1d(label, predicted)
+        ]
+    return np.array(np.mean(each))
+
+
 ROWS = (
     Equation(
         id="metrics.top_k",
@@ -58,7 +76,7 @@ ROWS = (
         summary="share of samples whose true class is among the k highest scores; ties count against",
         reference=metrics.top_k,
         dims="NK",
-        inputs=scores_and_label("N", "K"),
+        inputs=_classified,
         variants=({"k": 1}, {"k": 2}),
         outputs=("accuracy",),
         degree=(0,),
@@ -82,7 +100,7 @@ ROWS = (
         summary="mean of the accuracies of the classes that are present",
         reference=metrics.mean_class_accuracy,
         dims="NK",
-        inputs=scores_and_label("N", "K"),
+        inputs=_classified,
         outputs=("accuracy",),
         degree=(0,),
         differentiable=(),
@@ -95,6 +113,7 @@ ROWS = (
             ),
             ("ties go to the first class", lambda scores, label: np.nanmean(_first_of_equals(scores, label))),
             ("an absent class that is predicted counts as 0", _predicted_too),
+            ("NaN as soon as an absent class is predicted (OFF18's released code)", _released_mean),
         ),
     ),
     Equation(
@@ -103,7 +122,7 @@ ROWS = (
         summary="accuracy of each class by itself; NaN for an absent one",
         reference=metrics.per_class_accuracy,
         dims="NK",
-        inputs=scores_and_label("N", "K"),
+        inputs=_classified,
         outputs=("accuracy",),
         degree=(0,),
         differentiable=(),

@@ -23,7 +23,7 @@ import pytest
 from generated import each_row
 
 import motionspec
-from motionspec.cli.cases import exact_case
+from motionspec.cli.cases import DEFAULT_CASES, exact_case
 from motionspec.cli.check import judge
 from motionspec.cli.main import main, planned
 from motionspec.cli.runner import CannotRun, Runner
@@ -1008,7 +1008,11 @@ def test_one_pixel_that_is_no_number_is_not_called_close(value):
 
 def smallest(equation, wrong):
     """Number of the smallest of the 40 inputs that `wrong` accepts."""
-    cases = ((sum(a.size for a in arrays.values()), k) for k in range(40) if wrong(arrays := exact_case(equation, k)))
+    cases = (
+        (sum(a.size for a in arrays.values()), k)
+        for k in range(DEFAULT_CASES)
+        if wrong(arrays := exact_case(equation, k))
+    )
     return min(cases)[1]
 
 

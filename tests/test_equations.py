@@ -26,10 +26,10 @@ from motionspec.cli.compare import (  # noqa: E402
 from motionspec.fused import FUSED  # noqa: E402
 from motionspec.refimpl.equations import EQUATIONS  # noqa: E402
 
-SMALL = 5  # number of a case of size (1, 1, 5, 7): holds every border and corner
+SMALL = 6  # number of a case of size (1, 1, 5, 7): holds every border and corner
 MAPS = ("brightness", "off", "tvl1", "costvol", "warp", "pool3d", "layers")  # stems that give a result for each sample
 ANY_AXES = ("layers.batch_norm", "layers.softmax")  # take a first argument with one axis more or less
-SMOOTH = 8  # number of a case of several channels and clips away from kinks
+SMOOTH = 0  # number of a case of several channels and clips away from kinks
 
 
 @pytest.fixture(autouse=True)
@@ -327,7 +327,7 @@ def test_compiles_once_for_all_sizes(name):
     compiled = torch.compile(
         lambda **args: function(**args, **variant), fullgraph=True, dynamic=True, backend="aot_eager"
     )
-    for k in (SMALL, SMOOTH, 9):
+    for k in (SMALL, SMOOTH, 10):
         arrays = exact_case(name, k)
         sizes.add(next(iter(arrays.values())).shape)
         assert_agrees(row, compiled(**tensors(arrays)), as_outputs(row.reference(**arrays, **variant)), "float64")

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from generated import each_row, each_variant
 
-from motionspec.cli.cases import DTYPES, apart, case, exact_case, is_smooth, rounded
+from motionspec.cli.cases import DEFAULT_CASES, DTYPES, apart, case, exact_case, is_large, is_smooth, rounded
 from motionspec.cli.check import judge
 from motionspec.cli.compare import TOLERANCE, Precision, as_outputs, compare, directional, ulp
 from motionspec.cli.runner import Runner
@@ -130,7 +130,7 @@ def test_cases_are_the_same_bytes_for_a_seed_and_others_for_another():
     assert all(first[k].tobytes() == again[k].tobytes() for k in first)
     assert all(first[k].tobytes() != other[k].tobytes() for k in first)
     # Fixed for good: golden vectors rest on it.
-    assert [v.hex() for v in case("off.cross_gradient", 0)["f"].ravel()] == ["0x1.58c42918f105ep-1"]
+    assert [v.hex() for v in case("off.cross_gradient", 0)["f"].ravel()[:1]] == ["0x1.58c42918f105ep-1"]
 
 
 def test_apart_keeps_the_order_and_the_range():
@@ -154,7 +154,7 @@ def test_cases_hold_values_of_their_dtype_and_keep_away_from_kinks(row, dtype):
                 sides = array[:, -2:] - array[:, -4:-2]
                 assert (sides >= 0.2).all() or not is_smooth(k)
                 assert (array == np.round(2 * array) / 2).all() or is_smooth(k)
-                assert (sides >= 0).all() and (array[:, -4:] >= -3).all() and (array <= 15).all()
+                assert (sides >= 0).all() and (is_large(k) or ((array[:, -4:] >= -3).all() and (array <= 15).all()))
             if name == "flow" and not is_smooth(k) and array.size > 20:
                 assert (array == np.round(array)).any()  # the lattice holds the kinks
             if name == "c":
@@ -181,7 +181,7 @@ def test_rounding_to_bfloat16_is_torch_s():
 def test_the_reference_agrees_with_itself(row, variant):
     (verdict,) = verdicts(lambda *args: row.reference(*args, **variant), row.id, variant=variant)
     assert verdict.ok, verdict
-    assert verdict.cases == 40
+    assert verdict.cases == DEFAULT_CASES
     assert verdict.error == 0
 
 
@@ -284,8 +284,8 @@ MUTANTS = [(row, label, mutant) for row in EQUATIONS.values() for label, mutant 
 @pytest.mark.parametrize("row, label, mutant", MUTANTS, ids=[f"{row.id}: {label}" for row, label, _ in MUTANTS])
 def test_plausible_mistakes_are_rejected(row, label, mutant):
     for verdict in verdicts(mutant, row.id):
-        assert verdict.kind == "differs", verdict
-        assert verdict.cases == 40, "the mistake does not run on all cases"
+        assert verdict.kind == ("returns NaN" if label.startswith("NaN") else "differs"), verdict
+        assert verdict.cases == DEFAULT_CASES, "the mistake does not run on all cases"
         assert "nothing tried explains it" not in verdict.note
 
 
@@ -349,7 +349,7 @@ def test_wrong_gradients_are_rejected(defect):
 
 def test_central_differences_take_infinity_for_a_constant():
     row = EQUATIONS["costvol.cosine"]
-    arrays, variant = exact_case(row.id, 6), {"radius": 1, "border": "exclude"}
+    arrays, variant = exact_case(row.id, 0), {"radius": 1, "border": "exclude"}
     want = row.reference(**arrays, **variant)
     assert np.isinf(want).any()
     slope = directional(row, variant, arrays, "f0", arrays["f1"], [np.ones_like(want)], 1e-7)
@@ -360,7 +360,7 @@ def test_central_differences_take_infinity_for_a_constant():
 
 def test_central_differences_of_the_reference_see_a_flipped_sign():
     row = EQUATIONS["warp.bilinear"]
-    arrays = exact_case(row.id, 6)
+    arrays = exact_case(row.id, 0)
     direction = np.zeros_like(arrays["flow"])
     direction[0, 0, 3, 2] = 1.0
     weights = [np.ones_like(arrays["x"])]

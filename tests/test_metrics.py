@@ -68,6 +68,17 @@ def test_mean_class_accuracy_is_over_the_classes_present(metrics):
     assert metrics.top_k(*more) == 0.8
 
 
+def test_mean_class_accuracy_of_the_released_code_is_nan_for_an_absent_class(metrics):
+    """Its arithmetic: the diagonal of the confusion matrix over its row sums, of the classes present or predicted."""
+    scores, label = np.eye(3)[[0, 1, 2, 2]], np.array([0, 0, 1, 1])
+    matrix = np.zeros((3, 3))
+    np.add.at(matrix, (label, scores.argmax(1)), 1)
+    with np.errstate(invalid="ignore"):
+        released = np.mean(np.diag(matrix) / matrix.sum(1))
+    assert np.isnan(released)
+    assert metrics.mean_class_accuracy(scores, label) == 0.25
+
+
 def test_mean_class_accuracy_of_balanced_classes_is_the_accuracy(metrics):
     rng = np.random.default_rng(0)
     scores, label = rng.normal(size=(30, 3)), np.arange(30) % 3

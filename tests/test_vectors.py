@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from generated import each_row
 
-from motionspec.cli.cases import DTYPES, rounded
+from motionspec.cli.cases import DTYPES, is_large, is_smooth, rounded
 from motionspec.cli.compare import compare, forward_tolerance
 from motionspec.cli.main import main
 from motionspec.refimpl import row as row_module
@@ -125,14 +125,14 @@ def test_manifest_and_every_case_fit_the_schema(vectors, manifest):
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
     validator = jsonschema.Draft202012Validator(SCHEMA)
     validator.validate(manifest)
-    for change in ({"schema": 2}, {"seed": -1}, {"cases": []}, {"more": 1}):
+    for change in ({"schema": 1}, {"seed": -1}, {"cases": []}, {"more": 1}):
         assert not validator.is_valid(manifest | change)
     case = manifest["cases"][0]
     for change in ({"sha256": "0"}, {"outputs": []}, {"exact_in": ["float8"]}, {"more": 1}):
         assert not validator.is_valid(manifest | {"cases": [case | change]})
     for case in manifest["cases"]:
         told = json.loads(load(vectors / case["file"])["case"].tobytes())
-        assert told | {"file": case["file"], "sha256": case["sha256"]} == case | {"schema": 1}
+        assert told | {"file": case["file"], "sha256": case["sha256"]} == case | {"schema": 2}
 
 
 def test_files_are_as_the_manifest_says(vectors, manifest):
@@ -157,7 +157,7 @@ def test_outputs_are_the_reference_s_and_every_variant_is_there(vectors, manifes
         found = entries(manifest, equation)
         asked = [json.dumps(case["parameters"]) for case in found]
         assert set(asked) == {json.dumps(dict(v)) for v in row.variants}
-        assert len(found) == 25 * len(row.variants)
+        assert len(found) == 56 * len(row.variants)
         for case in found:
             arrays = load(vectors / case["file"])
             inputs = {part["name"]: arrays[part["array"]] for part in case["inputs"]}
@@ -171,7 +171,9 @@ def test_gradients_are_those_of_the_cotangents(vectors, manifest):
     """Of a directional difference of the sum of cotangent * output, which needs nothing but the file and the oracle."""
     row = EQUATIONS[WARP]
     smooth = [case for case in entries(manifest, WARP) if case["gradients"]]
-    assert {case["number"] for case in smooth} == set(range(0, 25, 2))
+    assert {case["number"] for case in smooth} == {
+        case["number"] for case in entries(manifest, WARP) if is_smooth(case["number"])
+    }
     assert not any(case["kinks"] for case in smooth)
     for case in smooth:
         arrays = load(vectors / case["file"])
@@ -186,6 +188,20 @@ def test_gradients_are_those_of_the_cotangents(vectors, manifest):
             slope = np.sum(arrays["cotangent.warped"] * (ahead - behind)) / (2 * step)
             got = np.sum(arrays[f"gradient.{name}"] * along)
             assert got == pytest.approx(slope, rel=1e-5, abs=1e-5 * np.abs(arrays["input.x"]).max())
+
+
+@each_row()
+def test_each_type_sees_each_size_with_its_gradient(row):
+    from motionspec.cli.vectors import cases_of
+
+    every = {tuple(case.sizes(0).values()) for case in cases_of(row) if case.k < 48 and not is_large(case.k)}
+    for dtype in DTYPES:
+        found = [case for case in cases_of(row) if case.v == 0 and dtype in case.dtypes]
+        for smooth in (True, False):
+            assert every <= {tuple(case.sizes(0).values()) for case in found if is_smooth(case.k) == smooth}
+        gradients = [case for case in found if dtype in case.gradient_dtypes]
+        assert not row.differentiable or every <= {tuple(case.sizes(0).values()) for case in gradients}
+        assert sum(is_large(case.k) for case in found if is_smooth(case.k)) >= 4
 
 
 @each_row()
@@ -250,8 +266,8 @@ def test_tolerances_are_the_judge_s(manifest):
         row = EQUATIONS[case["id"]]
         for part in case["outputs"]:
             assert list(part["tolerances"]) == case["exact_in"]
-            # Outputs of degree 0 are of magnitude 1 in every case; the others at the first cases' scale.
-            if row.degree[row.outputs.index(part["name"])] == 0 or case["number"] < 2:
+            # Outputs of degree 0 are of magnitude 1 in every case; the others at the first case's scale.
+            if row.degree[row.outputs.index(part["name"])] == 0 or case["number"] < 1:
                 for dtype, bound in part["tolerances"].items():
                     assert (bound["relative"], bound["absolute"]) == forward_tolerance(row, dtype, 1.0)
 
@@ -279,7 +295,7 @@ def test_inputs_are_the_same_bytes_on_every_machine():
                 digest.update(name.encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
     described = set(re.findall(r'^    kind "(\w+)', row_module.__doc__, re.M))
     assert kinds == described
-    assert digest.hexdigest() == "c4e776a877d2a3fc46f7df8fa65d3f5b1b6c937f401bd98aa2c80ffc955b2f3b"
+    assert digest.hexdigest() == "ef64d3b94fcbc59ef21f3d1a0324b18d74e341ebe10f0df6116f872ffd6a4641"
 
 
 def test_files_are_what_simple_readers_of_zip_understand(vectors, manifest):
@@ -353,8 +369,8 @@ def test_right_results_agree(equation, dtype, tmp_path, vectors, manifest, comma
     assert status == 0, out + err
     count = len(row.variants) * (1 + len(row.differentiable))
     assert out.endswith(f"{count} of {count} agree\n")
-    numbers = {"float64": 25, "float32": 21, "float16": 11}
-    assert re.search(rf"{dtype} +value +{numbers[dtype]} ", out)
+    numbers = {"float64": 56, "float32": 52, "float16": 44}
+    assert re.search(rf"{dtype} +value +(\d+ of )?{numbers[dtype]} ", out)
 
 
 def test_vectors_need_not_be_there(results, command):
@@ -408,13 +424,13 @@ def test_wrong_results_differ(change, says, results, vectors, manifest, command)
 
 
 def test_a_wrong_gradient_differs_at_its_element(results, vectors, command):
-    path = results / WARP / "v0-06.npz"
+    path = results / WARP / "v0-00.npz"
     arrays = load(path)
     arrays["gradient.flow"][0, 1, 2, 3] += 1e-3
     np.savez(path, **arrays)
     status, out, _ = judged(command, results, vectors)
-    assert status == 1 and "first wrong: warp.bilinear/v0-06.npz: gradient.flow[0, 1, 2, 3] (1 of 60 elements" in out
-    want = float(load(vectors / WARP / "v0-06.npz")["gradient.flow"][0, 1, 2, 3])
+    assert status == 1 and "first wrong: warp.bilinear/v0-00.npz: gradient.flow[0, 1, 2, 3] (1 of 120 elements" in out
+    want = float(load(vectors / WARP / "v0-00.npz")["gradient.flow"][0, 1, 2, 3])
     assert f"expected {want!r}" in out and f"got      {want + 1e-3!r}" in out
 
 
@@ -432,8 +448,8 @@ def test_the_line_that_reproduces_a_failure_prints_it(results, vectors, command)
 def test_missing_results_are_a_failure(results, vectors, command):
     (results / WARP / "v0-00.npz").unlink()
     status, out, _ = judged(command, results, vectors)
-    assert status == 1 and re.search(r"outside=zero +float64 +value +24 .* missing\n", out)
-    assert f"there is no {results / WARP / 'v0-00.npz'}; 1 of 25 results is missing" in out
+    assert status == 1 and re.search(r"outside=zero +float64 +value +55 .* missing\n", out)
+    assert f"there is no {results / WARP / 'v0-00.npz'}; 1 of 56 results is missing" in out
     for path in results.rglob("*.npz"):
         path.unlink()
     one_line(judged(command, results, vectors), results / WARP, "no results", "warp.bilinear/v0-00.npz")
@@ -588,13 +604,16 @@ def test_changed_vectors_with_a_new_digest_are_one_line(name, results, copy, com
         ("", "manifest.json"),
         ("{", "manifest.json"),
         ("[]", "manifest.json"),
-        ('{"schema": 1}', "manifest.json"),
-        ('{"schema": 1, "seed": "0", "cases": []}', "manifest.json"),
-        ('{"schema": 1, "seed": 0, "cases": 3}', "manifest.json"),
-        ('{"schema": 1, "seed": 0, "cases": [{"file": "a"}]}', "manifest.json"),
-        ('{"schema": 1, "motionspec": "0", "seed": 0, "cases": []}', "lists no warp.bilinear/v0-00.npz"),
-        ('{"schema": 2}', "schema 2, and this motionspec reads 1"),
-        ('{"schema": "1"}', "schema '1', and this motionspec reads 1"),
+        ('{"schema": 2}', "manifest.json"),
+        ('{"schema": 2, "seed": "0", "cases": []}', "manifest.json"),
+        ('{"schema": 2, "seed": 0, "cases": 3}', "manifest.json"),
+        ('{"schema": 2, "seed": 0, "cases": [{"file": "a"}]}', "manifest.json"),
+        ('{"schema": 2, "motionspec": "0", "seed": 0, "cases": []}', "lists no warp.bilinear/v0-00.npz"),
+        (
+            '{"schema": 1}',
+            "is of schema 1, and this motionspec reads 2: write the vectors again with `motionspec vectors`",
+        ),
+        ('{"schema": "2"}', "schema '2', and this motionspec reads 2"),
         ("\udcff", "manifest.json"),
     ],
 )
@@ -652,7 +671,7 @@ print(read_vectors.run(sys.argv[2], sys.argv[3], "warp.bilinear", warp, sys.argv
 '''
 
 
-@pytest.mark.parametrize("dtype, cases", [("float64", 50), ("float32", 42)])
+@pytest.mark.parametrize("dtype, cases", [("float64", 112), ("float32", 104)])
 @pytest.mark.parametrize("scale, status", [(1.0, 0), (1.001, 1)], ids=["right", "wrong"])
 def test_reader_needs_no_motionspec(dtype, cases, scale, status, tmp_path, vectors, command):
     words = [READER.parent, vectors, tmp_path / "out", dtype, scale]
@@ -664,11 +683,54 @@ def test_reader_needs_no_motionspec(dtype, cases, scale, status, tmp_path, vecto
 
 
 def test_reader_is_short_and_runs_as_a_script(tmp_path, command):
-    assert len(READER.read_text().splitlines()) <= 45
+    assert len(READER.read_text().splitlines()) <= 65
     assert command("vectors", "off.temporal_difference", "-o", tmp_path / "v")[0] == 0
     line = [sys.executable, READER, tmp_path / "v", tmp_path / "r"]
-    assert subprocess.run(line, capture_output=True, text=True, check=True).stdout == "25 cases\n"
+    assert (
+        subprocess.run(line, capture_output=True, text=True, check=True).stdout
+        == "56 cases of off.temporal_difference\n"
+    )
     assert judged(command, tmp_path / "r", tmp_path / "v", "--grad", equation="off.temporal_difference")[0] == 0
     (tmp_path / "v" / "off.temporal_difference" / "v0-03.npz").write_bytes(b"PK")
     done = subprocess.run(line, capture_output=True, text=True)
-    assert done.returncode == 1 and "v0-03.npz" in done.stderr and done.stderr.count("\n") == 1
+    assert done.returncode == 2 and "v0-03.npz" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_reader_names_what_it_looked_for_and_what_is_there(tmp_path, vectors):
+    def refused(*words):
+        done = subprocess.run([sys.executable, READER, *words], capture_output=True, text=True)
+        assert done.returncode == 2 and not done.stdout and done.stderr.count("\n") == 1
+        return done.stderr
+
+    says = refused(vectors, tmp_path / "r")
+    assert "no cases of off.temporal_difference" in says and all(name in says for name in IDS)
+    mine = tmp_path / "mine.py"
+    mine.write_text("def f(inputs, parameters, cotangents): return list(inputs.values()), {}\n")
+    assert "no cases of warp.bilnear" in refused(vectors, tmp_path / "r", "warp.bilnear", f"{mine}:f")
+    assert "python read_vectors.py" in refused(vectors)
+    old = tmp_path / "old"
+    old.mkdir()
+    (old / "manifest.json").write_text('{"schema": 1, "cases": []}')
+    assert "is of schema 1, this reads 2: write the vectors again" in refused(old, tmp_path / "r")
+
+
+ORACLE = """
+from motionspec.refimpl.equations import EQUATIONS
+from motionspec.refimpl.row import arguments
+
+
+def f(inputs, parameters, cotangents):
+    parameters = {k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()}
+    found = EQUATIONS["NAME"].reference(**arguments(inputs), **parameters)
+    return (list(found) if isinstance(found, tuple) else [found]), {}
+"""
+
+
+@pytest.mark.parametrize("equation", IDS)
+def test_reader_answers_every_equation_from_a_file(equation, tmp_path, vectors, command):
+    mine = tmp_path / "mine.py"
+    mine.write_text(ORACLE.replace("NAME", equation))
+    line = [sys.executable, READER, vectors, tmp_path / "r", equation, f"{mine}:f"]
+    done = subprocess.run(line, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"{56 * len(EQUATIONS[equation].variants)} cases of {equation}\n")
+    assert judged(command, tmp_path / "r", vectors, equation=equation)[0] == 0
