@@ -651,6 +651,8 @@ def _write_json(path: Path, verdicts: Sequence[Verdict], options: dict[str, Any]
         """JSON has no NaN and no infinity: they become strings."""
         if isinstance(value, dict):
             return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [plain(v) for v in value]
         return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     data = {

@@ -422,7 +422,7 @@ WHERE = {
     "large values": (
         "off.cross_gradient",
         where("off.cross_gradient", lambda a: abs(a["f"]).max() > 30),
-        "where values are of magnitude > 1",
+        "where the magnitude of the values > 1",
     ),
     "the first of a batch": ("off.cross_gradient", only_first, "where N > 1"),
     "cache by shape": ("off.cross_gradient", cached({}), "where the shapes have come before"),
