@@ -129,8 +129,8 @@ def drawn_anew(
     base: by case, as it was; again: case, nudged argument, as it is then.
     """
     groups = {k: [part, *(p for number, name, p in again if number == k and not name)] for k, part in base.items()}
-    errors = {k: np.stack([_error(part) for part in parts]) for k, parts in groups.items() if len(parts) > 1}
-    values = {k: np.stack([_value(part) for part in groups[k]]) for k in errors}
+    errors = {k: np.stack([_error(part, parts[0]) for part in parts]) for k, parts in groups.items() if len(parts) > 1}
+    values = {k: np.stack([_value(part, groups[k][0]) for part in groups[k]]) for k in errors}
     tells = {k: _moved(groups[k][0], groups[k][1:], dtype) for k in errors}
     errors = {k: error[:, tells[k]] for k, error in errors.items()}
     values = {k: value[:, tells[k]] for k, value in values.items()}
@@ -161,12 +161,13 @@ def _kept_by_one(base: Mapping[int, Part], again: Sequence[tuple[int, str, Part]
         before, after = [], []
         for old, new in pairs:
             tells = _moved(old, [new], dtype)
-            free = [_error(part)[tells] - factor * _value(part)[tells] for part in (old, new)]
+            errors = [_error(part, old)[tells] for part in (old, new)]
+            values = [_value(part, old)[tells] for part in (old, new)]
+            free = [error - factor * value for error, value in zip(errors, values, strict=True)]
             size = float(np.sqrt((free[0] ** 2).mean())) if free[0].size else 0.0
             # A summand that nothing rounds leaves the errors exactly what they were: it tells nothing.
-            same = (
-                float(np.sqrt(((free[1] - free[0]) ** 2).mean())) < _LEAST_STEP * ROUNDING[dtype] * size if size else 0
-            )
+            step = float(np.sqrt(((errors[1] - errors[0]) ** 2).mean())) if free[0].size else 0.0
+            same = step < _LEAST_STEP * ROUNDING[dtype] * size
             if size > 0 and not same:
                 before.append(free[0] / size)
                 after.append(free[1] / size)
@@ -179,7 +180,7 @@ def _kept_by_one(base: Mapping[int, Part], again: Sequence[tuple[int, str, Part]
 
 def typical(parts: Sequence[Part]) -> float:
     """The root of the mean square of the errors that are none of 0, each relative to its value and unit."""
-    errors = np.concatenate([_error(part) for part in parts])
+    errors = np.concatenate([_error(part, part) for part in parts])
     errors = errors[np.isfinite(errors) & (errors != 0)]
     return float(np.sqrt((errors**2).mean())) if errors.size else 0.0
 
@@ -188,14 +189,14 @@ def _size(part: Part) -> np.ndarray:
     return np.abs(np.where(np.isfinite(part.want), part.want, 0)) + part.unit
 
 
-def _error(part: Part) -> np.ndarray:
-    """Relative to the value and its unit, as a row."""
+def _error(part: Part, base: Part) -> np.ndarray:
+    """Relative to the value and its unit as they were, as a row."""
     error = np.subtract(part.got, part.want, out=np.zeros_like(part.want), where=part.got != part.want)
-    return np.asarray((error / _size(part)).ravel())
+    return np.asarray((error / _size(base)).ravel())
 
 
-def _value(part: Part) -> np.ndarray:
-    return np.asarray((np.where(np.isfinite(part.want), part.want, 0) / _size(part)).ravel())
+def _value(part: Part, base: Part) -> np.ndarray:
+    return np.asarray((np.where(np.isfinite(part.want), part.want, 0) / _size(base)).ravel())
 
 
 def _moved(old: Part, others: Sequence[Part], dtype: str) -> np.ndarray:

@@ -64,7 +64,7 @@ class Description:
         """The same as the end of a sentence on what differs."""
         if self.name == KINKS:
             return f"{KINKS} (the cases without any agree)"
-        if self.name == SIDES or self.share == 1:
+        if self.name.startswith(SIDES) or self.share == 1:
             return f"{self.name} (all else agrees)"
         return f"only {self.name} ({self.failing} of {len(self.numbers)} such cases; all else agrees)"
 
@@ -116,6 +116,9 @@ def describe(cases: Sequence[Circumstances], failing: set[int]) -> Description |
     best = max(fitting, key=lambda found: found.share, default=None)
     if best is None or best.share < _LEAST_SHARE:
         return None
+    same = [found.name for found in fitting if found.numbers == best.numbers and found.name != best.name]
+    if same:  # nobody can tell them apart
+        best = Description(f"{best.name}, the same cases as {same[0]}", best.numbers, best.failing)
     if best.share == 1:
         return best
     # Where none fits wholly, one that fits as well must not be kept quiet.

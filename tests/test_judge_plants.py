@@ -1,7 +1,7 @@
 """Mistakes planted into right code: the judge must find each, say all that it found, and explain none falsely.
 
-Each plant is what a stranger could have written. `caught` is all the judge must do with one that it cannot explain; what
-it must say of the others stands beside them, and what it must never say holds for all.
+Each plant is what a stranger could have written. What the judge must say of it stands beside it; of those that it
+cannot explain it must say no more than that.
 """
 
 import os
@@ -229,10 +229,8 @@ FALSE_OF_THEM = ("precision", "ties and kinks", "sides of length 1", "float16", 
 @pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("equation, fn, name", SYSTEMATIC, ids=[f"{e}-{name}" for e, _, name in SYSTEMATIC])
 def test_a_systematic_error_is_no_lack_of_precision(equation, fn, name, seed):
-    report = report_of(fn, equation, seed=seed)
-    assert explanation(report)
-    for says in explanation(report):
-        assert not any(word in says for word in FALSE_OF_THEM), says
+    (says,) = explanation(report_of(fn, equation, seed=seed, variant=dict(EQUATIONS[equation].variants[0])))
+    assert not any(word in says for word in FALSE_OF_THEM), says
 
 
 def cast(array, dtype):
@@ -269,7 +267,7 @@ CROSS_WEIGHTS = cross_weights()
 def products(factor, x, weight, *, bias=None, stride=1, padding=0, dilation=1, groups=1):
     from motionspec.refimpl import layers
 
-    rest = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+    rest = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
     return single(layers.convolution(factor(x), factor(weight), bias=bias, **rest))
 
 
@@ -348,11 +346,8 @@ NARROW = [
 @pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("equation, fn, dtype, name", NARROW, ids=[f"{e}-{name}" for e, _, _, name in NARROW])
 def test_a_lack_of_precision_is_named(equation, fn, dtype, name, seed):
-    variant = {"peak": 255.0} if equation == "metrics.psnr" else None
-    report = report_of(fn, equation, seed=seed, variant=variant)
-    for says in explanation(report):
-        assert dtype in says and ("precision" in says or "rounded" in says), says
-    assert explanation(report)
+    (says,) = explanation(report_of(fn, equation, seed=seed, variant=dict(EQUATIONS[equation].variants[0])))
+    assert dtype in says and ("precision" in says or "rounded" in says), says
 
 
 def test_noise_is_called_noise():
