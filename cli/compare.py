@@ -110,7 +110,7 @@ class Precision:
     values: int = 0
     zeros: int = 0  # of these, how many are 0 in the oracle, so that they have no relative error and no ulp
 
-    def fold(self, got: np.ndarray, want: np.ndarray, dtype: str, unit: float, allowed: float) -> None:
+    def fold(self, got: np.ndarray, want: np.ndarray, dtype: str, unit: float, allowed: float = np.inf) -> None:
         """Keep the worst; NaN and infinities that agree have no error, others an infinite one.
 
         allowed: the tolerance of a value that should be 0.
