@@ -183,7 +183,12 @@ class Judge:
         self._must_run(outcomes, asked)
         _say_where(self.row, verdict, asked)
         if verdict.numbers(*MEASURED):
-            verdict.note = explain(self.row, self.variant, records, self.dtype, self._ask_again)
+            lost = self.runner.lost
+
+            def ask(inputs: dict[str, np.ndarray]) -> list[np.ndarray] | None:
+                return self._ask_again(inputs) if self.runner.lost == lost else None  # one that hangs is not asked on
+
+            verdict.note = explain(self.row, self.variant, records, self.dtype, ask, verdict.untold)
         elif verdict.ok:
             verdict.note = next((_prints(outcome) for outcome in outcomes if outcome.printed), "")
         return verdict

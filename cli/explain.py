@@ -58,17 +58,23 @@ class _Hypothesis:
 
 
 def explain(
-    row: Equation, variant: Mapping[str, Any], records: Sequence[Record], dtype: str, ask: Ask | None = None
+    row: Equation,
+    variant: Mapping[str, Any],
+    records: Sequence[Record],
+    dtype: str,
+    ask: Ask | None = None,
+    untold: Sequence[str] = (),
 ) -> str:
     """One line that names the cheapest combination of changed conventions under which the outputs agree.
 
     Tried are other variants, the flow's sign and order, the row's known mistakes, the order, signs and gains of the
     components, sides of length 1, the interior alone, the cases away from ties and kinks, inputs rounded to a narrower
     type, coarser precisions, and which sizes or values the differing cases have in common. If nothing agrees, it says
-    which variant is closest. `ask` calls the callable again: rounding errors can be told from others that way.
+    which variant is closest. `ask` calls the callable again: rounding errors can be told from others that way. `untold`
+    are parameters of the variant that the callable does not take.
     """
     with np.errstate(all="ignore"):  # an overflow here is an error like any other
-        return "what differs: " + _Explanation(row, variant, records, dtype, ask).text()
+        return "what differs: " + _Explanation(row, variant, records, dtype, ask).text(untold)
 
 
 class _Explanation:
@@ -85,15 +91,18 @@ class _Explanation:
         self.nudges: dict[str, list[Nudge]] = {}
         self.said: dict[tuple[str, str], list[list[np.ndarray]]] = {}
 
-    def text(self) -> str:
+    def text(self, untold: Sequence[str]) -> str:
         """What differs."""
         if says := self._noise():
             return says
         straight = [*_meanings(self.row, self.variant, self.records[0].arrays)]
         exact = [(0, "", self.dtype, False)]
-        narrow = _narrow_inputs(self.row, self.variant, self.records[0].arrays, self.dtype)
         found = self._search(exact, straight, self._regions())
-        found = found or self._search(exact, [*filter(self._may_be, narrow)], self._regions()[:1])
+        rarer = [
+            *_defaults(self.row, self.variant, untold),
+            *_narrow_inputs(self.row, self.variant, self.records[0].arrays, self.dtype),
+        ]
+        found = found or self._search(exact, [*filter(self._may_be, rarer if not found else ())], self._regions()[:1])
         found = found or self._search(self._precisions(), straight, self._regions())
         found = found or self._which_cases(straight)
         if found:
@@ -116,8 +125,8 @@ class _Explanation:
         """Whether it explains one case of middling size: a look that spares the oracle all the others."""
         smooth = [n for n, record in enumerate(self.records) if record.smooth] or [0]
         record, got = self.records[smooth[len(smooth) // 2]], self.got[smooth[len(smooth) // 2]]
-        wants = _components(self.row, as_outputs(meaning[2](record.arrays)))
-        return all(
+        wants = self._oracle(meaning[2], record.arrays)
+        return bool(wants) and all(
             g.shape == w.shape and compare(g, w, *self._tolerance(record, self.dtype, False, self._unit(record, i))).ok
             for i, (g, w) in enumerate(zip(got, wants, strict=True))
         )
@@ -440,8 +449,7 @@ def _meanings(
     variants = [(0, "", dict(variant))]
     for other in row.variants:
         if dict(other) != dict(variant):
-            says = ", ".join(f"{k}={v!r}" for k, v in other.items())
-            variants.append((_ONE, f"the variant: this is {says}", dict(other)))
+            variants.append((_ONE, _variant(other), dict(other)))
     for (cost, says, keywords), (more, also, change) in itertools.product(variants, _conventions(row)):
         yield cost + more, "; ".join(filter(None, [says, also])), partial(_call, row, row.reference, keywords, change)
     given = set(row.keyword) & set(arguments(arrays))
@@ -453,6 +461,23 @@ def _meanings(
         if taken >= given and (taken >= set(variant) or dict(variant) == dict(row.variants[0])):
             keywords = {name: value for name, value in variant.items() if name in taken}
             yield _MISTAKE, f"a known departure: {label}", partial(_call, row, mistake, keywords, _as_it_is)
+
+
+def _variant(variant: Mapping[str, Any]) -> str:
+    return "the variant: this is " + ", ".join(f"{k}={v!r}" for k, v in variant.items())
+
+
+def _defaults(
+    row: Equation, variant: Mapping[str, Any], untold: Sequence[str]
+) -> Iterator[tuple[int, str, Callable[[_Inputs], Any]]]:
+    """The equation's own defaults in place of parameters that the callable is not told: it may have them built in."""
+    parameters = inspect.signature(row.reference).parameters
+    defaults = {name: parameters[name].default for name in untold if name in parameters}
+    changed = {k: v for k, v in defaults.items() if v is not inspect.Parameter.empty and v != variant[k]}
+    for chosen in [[name] for name in changed] + ([list(changed)] if len(changed) > 1 else []):
+        other = {**variant, **{name: changed[name] for name in chosen}}
+        if other not in [dict(known) for known in row.variants]:
+            yield _ONE, _variant(other), partial(_call, row, row.reference, other, _as_it_is)
 
 
 def _call(

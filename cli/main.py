@@ -78,9 +78,9 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="hold our operators, or anyone's callable, against the equations",
         description="Hold our operators, or anyone's callable, against the equations. "
-        "Exit status: 0 agrees; 1 a number, shape or type is wrong, or it raises, crashes or never returns in some case; "
-        "2 cannot run: an import or option that fails, no such callable, one that does not take these arguments, or one "
-        "that takes or returns another framework's arrays in every case.",
+        "Exit status: 0 agrees; 1 a number, shape or type is wrong, or it raises, crashes or never returns in a case; "
+        "2 cannot run: an import or option that fails, no such callable, one that does not take these arguments, or "
+        "one that takes or returns another framework's arrays in every case.",
         epilog="example: motionspec check warp.bilinear --impl adapters.py:remap --variant outside=blend",
     )
     one.add_argument("ids", nargs="*", metavar="ID", help="equations such as warp.bilinear; with --impl exactly one")

@@ -521,3 +521,59 @@ def test_the_others_are_caught(name):
     equation, fn = UNEXPLAINED[name]
     for says in explanation(report_of(fn, equation)):
         assert not any(word in says for word in ("precision", "sides of length 1")), says
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_worst_error_is_the_worst_in_table_detail_and_json():
+    """Large values have large errors and large tolerances: the tightest case is not the one with the worst error."""
+    from motionspec.cli.cases import exact_case
+    from motionspec.cli.check import judge
+    from motionspec.cli.runner import Runner
+    from motionspec.cli.text import report
+
+    def wrong(f):
+        return off.cross_gradient(f) * (1 + 1e-9) + 1e-7
+
+    (verdict,) = judge(wrong, "off.cross_gradient", Runner(None), cases=40)
+    errors, shares = [], []
+    for k in range(40):
+        f = exact_case("off.cross_gradient", k)["f"]
+        error = abs(wrong(f) - off.cross_gradient(f))
+        errors.append(error.max())
+        unit = [1, 2.0**-10, 2.0**10][k // 2 % 3] if verdict.cases == 40 else 1
+        shares.append((error / (1e-12 * unit + 1e-12 * abs(off.cross_gradient(f)))).max())
+    assert verdict.error == max(errors) == verdict.as_json()["error"]
+    text = report([verdict])
+    assert f"worst error {max(errors):.1e} where {verdict.tolerance:.1e} is tolerated" in text
+    assert f"{max(errors):.1e}" in text.splitlines()[2]
+    assert verdict.as_json()["used"] == verdict.used >= verdict.error / verdict.tolerance
+    assert np.argmax(errors) != np.argmax(shares)
+
+
+def test_a_wrong_value_where_0_is_expected_is_no_small_relative_error():
+    from motionspec.cli.check import judge
+    from motionspec.cli.runner import Runner
+
+    (verdict,) = judge(
+        lambda f: np.where(off.cross_gradient(f) == 0, 0.81, off.cross_gradient(f)), "off.cross_gradient", Runner(None)
+    )
+    precision = verdict.as_json()["precision"]
+    assert precision["relative"] == np.inf
+    assert 0 < precision["zeros"] < precision["values"]
+
+
+def test_what_a_callable_is_not_told_is_said():
+    def fixed(f1, f2):
+        return EQUATIONS["tvl1.representation_flow"].reference(f1, f2, n_iter=10, scheme="classic")
+
+    report = report_of(fixed, "tvl1.representation_flow", variant={"scheme": "classic", "n_iter": 3})
+    assert "held against scheme=classic, n_iter=3: the callable does not take scheme and n_iter" in report
+    assert explanation(report) == ["the variant: this is scheme='classic', n_iter=10"]
+
+
+def test_what_never_comes_back_is_asked_twice_and_what_is_left_out_is_said():
+    report = report_of(never_for_a_batch, "off.spatial_gradient", variant={"kernel": "paper"}, timeout=0.5)
+    assert re.search(r"\d+ cases not judged: calls that did not come back had taken too long", report)
+    assert "never returns on 2 of " in report
