@@ -44,7 +44,8 @@ def check(
         of torch's threads, which do not survive the fork).
 
     Returns the verdicts when all agree. Raises AssertionError with the printed report when one does not, and
-    motionspec.cli.runner.CannotRun when the question cannot be asked (no such equation, variant, dtype or callable).
+    motionspec.cli.runner.CannotRun when the question cannot be asked (no such equation, variant, dtype or callable, or
+    one that takes other arguments, or another framework's arrays, in every case).
     """
     from motionspec.cli.check import judge
     from motionspec.cli.runner import Runner
