@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from types import ModuleType
+from types import MethodType, ModuleType
 from typing import Any
 
 PLACEHOLDER = "your_function"
@@ -51,34 +51,46 @@ def _literal(value: Any) -> str:
 
 def _place(target: Callable[..., Any]) -> str:
     """`module:name` or `FILE.py:name`; empty if nothing by that name is this callable."""
-    for module in _modules(target):
-        for name in _names(target, module):
-            found: Any = module
-            for part in name.split("."):
-                found = getattr(found, part, None)
-            if (found is target or found == target) and type(found) is type(target):
-                return f"{_file_or_module(module)}:{name}" if _file_or_module(module) else ""
+    own, others = _modules(target)
+    for module in own:
+        if _is_there(target, module, qualified := getattr(target, "__qualname__", "")):
+            return _at(module, qualified)
+    for module in (*own, *others):
+        if names := _names(target, module):
+            return _at(module, names[0])
     return ""
 
 
-def _modules(target: Callable[..., Any]) -> list[ModuleType]:
-    """Where the callable may stand: its own module first, that of its class or of its object, then all others."""
+def _is_there(target: Callable[..., Any], module: ModuleType, name: str) -> bool:
+    """Whether the module has the callable by this name, dots followed."""
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None) if part.isidentifier() else None
+    return found is target or (isinstance(found, MethodType) and isinstance(target, MethodType) and found == target)
+
+
+def _at(module: ModuleType, name: str) -> str:
+    where = _file_or_module(module)
+    return f"{where}:{name}" if where else ""
+
+
+def _modules(target: Callable[..., Any]) -> tuple[list[ModuleType], list[ModuleType]]:
+    """Where the callable may stand: its own module, that of its class or of its object; and all others."""
     owner = getattr(target, "__self__", None)
     names = [getattr(thing, "__module__", None) for thing in (target, type(target), type(owner))]
-    likely = [sys.modules[name] for name in names if isinstance(name, str) and name in sys.modules]
+    own = [sys.modules[name] for name in names if isinstance(name, str) and name in sys.modules]
     others = [module for module in list(sys.modules.values()) if isinstance(module, ModuleType)]
-    return [*likely, *(module for module in others if getattr(module, "__file__", None))]
+    return own, [module for module in others if "__file__" in vars(module)]
 
 
 def _names(target: Callable[..., Any], module: ModuleType) -> list[str]:
-    """What the callable may be called in the module."""
-    qualified = getattr(target, "__qualname__", "")
-    found = [qualified] if qualified else []
+    """What the module calls the callable, or the object whose method it is; nothing in it is asked, only looked at."""
     owner, method = getattr(target, "__self__", None), getattr(target, "__name__", "")
+    found = []
     for name, value in list(vars(module).items()):
         if value is target:
             found.append(name)
-        elif owner is not None and value is owner:
+        elif isinstance(target, MethodType) and value is owner:
             found.append(f"{name}.{method}")
     return [name for name in found if all(part.isidentifier() for part in name.split("."))]
 

@@ -383,7 +383,7 @@ def test_one_case_of_a_kind_that_cannot_run_is_a_finding(command, strange):
     """Only what never runs cannot be judged: here the others can."""
     status, out, _ = command("check", CROSS, "--impl", f"{strange}/strange.py:foreign_for_two", "--cases", 12)
     assert status == 1
-    assert "wrong type on 1 of 12 cases" in out or "wrong type on 2 of 12 cases" in out
+    assert re.search(r"wrong type on \d of 12 cases, those where N > 1", out), out
 
 
 # fmt: off
@@ -472,7 +472,7 @@ def test_a_callable_that_never_returns_is_killed(command, strange, pids, name):
 def test_a_callable_that_writes_into_the_judge_s_pipe_does_not_hang_it(strange, pids):  # pids: cleans up
     # In a process of its own: the callable also writes into files that the test run has open.
     words = [MOTIONSPEC, "check", CROSS, "--impl", "strange.py:scribbles", "--timeout", "1", "--cases", "3"]
-    done = subprocess.run(words, cwd=strange, capture_output=True, text=True, timeout=8)
+    done = subprocess.run(words, cwd=strange, capture_output=True, text=True, timeout=20)  # it is asked again
     assert (done.returncode, done.stderr) == (1, "")
     assert "0 of 1 agree" in done.stdout
 
@@ -797,7 +797,7 @@ def test_precision_is_shown_where_a_type_is_chosen(command, strange, tmp_path):
         "import numpy as np\nfrom motionspec.refimpl import off\n"
         "def f(f, kernel='paper'):\n"
         "    found = [g.astype(f.dtype) for g in off.spatial_gradient(f, kernel)]\n"
-        "    return tuple(np.nextafter(g, np.inf, dtype=f.dtype) if kernel == 'sobel' else g for g in found)\n"
+        "    return tuple(np.nextafter(g, 2 * g, dtype=f.dtype) if kernel == 'sobel' else g for g in found)\n"
     )
     words = ["check", "off.spatial_gradient", "--impl", f"{tmp_path}/mine.py:f", "--json", tmp_path / "v.json"]
     assert "ulp" not in command(*words)[1]
@@ -1025,7 +1025,9 @@ def test_the_report_says_when_nothing_explains_it():
 
     (says,) = explanation(complaint(noise, CROSS, timeout=None))
     assert says == "what differs: nothing tried explains it"  # and nothing is close to noise
-    nearest = complaint(lambda x, flow: warp.bilinear(x, flow, outside="blend") + 1e-3, "warp.bilinear", timeout=None)
+    nearest = complaint(
+        lambda x, flow: warp.bilinear(x, flow, outside="blend") + 1e-3 * abs(x).max(), "warp.bilinear", timeout=None
+    )
     assert "Closest is outside='blend': 100 % of the values are off by less than 1 % of their scale" in nearest
 
 
@@ -1215,7 +1217,7 @@ def test_it(name):
         motionspec.check(your_function, "off.cross_gradient", cases=6)
     with open(f"{name}.txt", "w") as file: file.write(str(caught.value))
     if "in place of your_function" in str(caught.value):
-        line = str(caught.value).split("your_function):\\n")[1].splitlines()[0]
+        line = str(caught.value).split("your_function):\\n")[1].splitlines()[0].strip()
         with open(f"{name}.out", "w") as file:
             import contextlib
             with contextlib.redirect_stdout(file): exec(line, {"your_function": your_function})
