@@ -88,8 +88,8 @@ class _Explanation:
         self.got = [_components(row, r.got) for r in records]
         self.cases = circumstances(row, [(r.number, r.arrays) for r in records])
         self.wants: dict[str, list[list[np.ndarray]]] = {}
-        self.nudges: dict[str, list[Nudge]] = {}
-        self.said: dict[tuple[str, str], list[list[np.ndarray]]] = {}
+        self.nudges: dict[float, list[Nudge]] = {}
+        self.said: dict[tuple[float, str], list[list[np.ndarray]]] = {}
 
     def text(self, untold: Sequence[str]) -> str:
         """What differs."""
@@ -337,33 +337,43 @@ class _Explanation:
 
     def _drawn_anew(self, hypothesis: _Hypothesis, gains: Sequence[float], i: int) -> bool:
         """Whether the errors of component i change wholly if the inputs change a little."""
-        dtype = hypothesis.precision[1]
         if self.ask is None:
             return False
-        by_number = {record.number: record for record in self.records}
-        if dtype not in self.nudges:
+        dtype, meaning = hypothesis.precision[1], hypothesis.meaning
+        records = {record.number: record for record in self.records}
+        for reach in rounding.reaches(dtype):
+            again = []
+            for nudge, want in self._nudges(reach, meaning):
+                got = _components(self.row, nudge.came)
+                if want and [g.shape for g in got] == [w.shape for w in want]:
+                    parts = self._case_parts(hypothesis, gains, got, want, records[nudge.number])
+                    again.append((nudge.number, nudge.argument, parts[i]))
+            asked = {number for number, _, _ in again}
+            base = {
+                record.number: self._case_parts(hypothesis, gains, got, want, record)[i]
+                for record, got, want in zip(self.records, self.got, self._want(meaning), strict=True)
+                if record.number in asked
+            }
+            found = rounding.drawn_anew(base, again, dtype)
+            if found is not None:
+                return found
+        return False
+
+    def _nudges(
+        self, reach: float, meaning: tuple[str, Callable[[_Inputs], Any]]
+    ) -> list[tuple[Nudge, list[np.ndarray]]]:
+        """The callable's answers to nudged inputs, with what the oracle says under a meaning."""
+        assert self.ask
+        if reach not in self.nudges:
             smooth = [(n, r) for n, r in enumerate(self.records) if r.smooth]
             cases = [(r.number, r.arrays) for _, r in smooth]
             sizes = [min(got.size for got in self.got[n]) for n, _ in smooth]
             picked = [cases[j] for j in rounding.chosen(cases, sizes)]
-            self.nudges[dtype] = rounding.nudges(self.row, picked, dtype, self.ask)
-        nudges = self.nudges[dtype]
-        key = (dtype, hypothesis.meaning[0])
+            self.nudges[reach] = rounding.nudges(self.row, picked, reach, self.ask)
+        key = (reach, meaning[0])
         if key not in self.said:
-            self.said[key] = [self._oracle(hypothesis.meaning[1], nudge.arrays) for nudge in nudges]
-        again = []
-        for nudge, want in zip(nudges, self.said[key], strict=True):
-            got = _components(self.row, nudge.came)
-            if want and [g.shape for g in got] == [w.shape for w in want]:
-                record = by_number[nudge.number]
-                again.append((nudge.number, nudge.argument, self._case_parts(hypothesis, gains, got, want, record)[i]))
-        asked = {number for number, _, _ in again}
-        base = {
-            record.number: self._case_parts(hypothesis, gains, got, want, record)[i]
-            for record, got, want in zip(self.records, self.got, self._want(hypothesis.meaning), strict=True)
-            if record.number in asked
-        }
-        return rounding.drawn_anew(base, again, dtype)
+            self.said[key] = [self._oracle(meaning[1], nudge.arrays) for nudge in self.nudges[reach]]
+        return list(zip(self.nudges[reach], self.said[key], strict=True))
 
     def _oracle(self, function: Callable[[_Inputs], Any], arrays: _Inputs) -> list[np.ndarray]:
         """Nothing where the inputs are none that the equation takes."""
@@ -409,31 +419,32 @@ class _Explanation:
         found = []
         for variant in self.row.variants:
             name = ", ".join(f"{k}={v!r}" for k, v in variant.items()) or "the equation"
-            exact, near = self._shares(variant)
-            found.append((exact, near, name))
-        exact, near, name = max(found, key=lambda share: (round(share[0], 2), share[1]))
+            found.append((*self._shares(variant), name))
+        exact, near, _, name = max(found, key=lambda share: (round(share[0], 2), share[1:3]))
         if exact >= 0.1:
             return f"Closest is {name}: {int(100 * exact)} % of the values agree"
-        exact, near, name = max(found, key=lambda share: share[1])
+        exact, near, _, name = max(found, key=lambda share: share[1:3])
         if near >= 0.9:
             return f"Closest is {name}: {int(100 * near)} % of the values are off by less than 1 % of their scale"
         return ""
 
-    def _shares(self, variant: Mapping[str, Any]) -> tuple[float, float]:
-        """Of the finite values that are not 0, those that agree, and those off by less than 1 % of their scale."""
+    def _shares(self, variant: Mapping[str, Any]) -> tuple[float, float, float]:
+        """Of the finite values that are not 0, those that agree, those off by less than 1 %, minus the mean error."""
         exact = near = count = 0
+        mean = 0.0
         for record in self.records:
             wants = as_outputs(self.row.reference(**record.arrays, **variant))
             for got, want, unit in zip(record.got, wants, record.units, strict=True):
                 if got.shape != want.shape:
-                    return 0.0, 0.0
+                    return 0.0, 0.0, -1.0
                 tells = np.isfinite(want) & (np.abs(want) > 1e-12 * unit)
                 error, size = np.abs(got.astype(float) - want)[tells], np.abs(want.astype(float))[tells]
                 relative, absolute = forward_tolerance(self.row, self.dtype, unit)
                 exact += int((error <= absolute + relative * size).sum())
                 near += int((error <= 0.01 * np.maximum(size, unit)).sum())
+                mean -= float(np.minimum(np.nan_to_num(error / np.maximum(size, unit), nan=1.0), 1.0).sum())
                 count += int(tells.sum())
-        return (exact / count, near / count) if count else (0.0, 0.0)
+        return (exact / count, near / count, mean / count) if count else (0.0, 0.0, -1.0)
 
 
 def _where(part: Part, region: np.ndarray) -> Part:

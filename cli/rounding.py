@@ -23,7 +23,9 @@ Ask = Callable[[Arrays], list[np.ndarray] | None]  # the callable's outputs; Non
 ROUNDING = {"float32": 2.0**-24, "float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 # The thresholds of the second test.
-_REACH = 8  # by how many roundings inputs are nudged
+# By how many roundings inputs are nudged; by more if that is too little to move the results, and still little.
+_REACH = (8, 64)
+_FARTHEST = 0.05
 _REPEATS = 4  # how often, the inputs as they are included
 # Of the errors' power, what must be drawn anew if all inputs are nudged: bits cut off keep three quarters, as cutting
 # makes all values smaller; mistakes keep 99 % ...
@@ -71,7 +73,12 @@ def stored(parts: Sequence[Part], dtype: str) -> bool:
     return count >= 8
 
 
-def nudges(row: Equation, cases: Sequence[tuple[int, Mapping[str, np.ndarray]]], dtype: str, ask: Ask) -> list[Nudge]:
+def reaches(dtype: str) -> list[float]:
+    """How far inputs are nudged, relative to themselves: the first that moves the results enough decides."""
+    return [steps * ROUNDING[dtype] for steps in _REACH if steps == _REACH[0] or steps * ROUNDING[dtype] < _FARTHEST]
+
+
+def nudges(row: Equation, cases: Sequence[tuple[int, Mapping[str, np.ndarray]]], reach: float, ask: Ask) -> list[Nudge]:
     """The callable asked about each of the cases again, by number and inputs: all inputs changed, then one by one."""
     found = []
     kinds = _kinds(row)
@@ -82,7 +89,7 @@ def nudges(row: Equation, cases: Sequence[tuple[int, Mapping[str, np.ndarray]]],
         if len(names) > 1:
             turns += [(name, [name]) for name in names if arrays[name].size > 1]
         for argument, changed in turns:
-            new = dict(arrays) | {name: _nudged(arrays[name], kinds[name], dtype, rng) for name in changed}
+            new = dict(arrays) | {name: _nudged(arrays[name], kinds[name], reach, rng) for name in changed}
             came = ask(new)
             if came is not None:
                 found.append(Nudge(number, argument, new, came))
@@ -100,9 +107,8 @@ def _kinds(row: Equation) -> dict[str, str]:
     return {name: kinds.get(name, "value") for name in names}
 
 
-def _nudged(array: np.ndarray, kind: str, dtype: str, rng: np.random.Generator) -> np.ndarray:
-    """The array with each value moved by some roundings of the type: signs, order of box corners and numbers stay."""
-    reach = _REACH * ROUNDING[dtype]
+def _nudged(array: np.ndarray, kind: str, reach: float, rng: np.random.Generator) -> np.ndarray:
+    """The array with each value moved a little: signs, the order of box corners and numbers stay."""
     if kind == "boxes" or kind.startswith("rois"):
         moved = array.copy()
         moved[..., -4:] *= 1 + reach * rng.uniform(0.5, 1)
@@ -123,8 +129,8 @@ def chosen(cases: Sequence[tuple[int, Mapping[str, np.ndarray]]], sizes: Sequenc
 
 def drawn_anew(
     base: Mapping[int, Part], again: Sequence[tuple[int, str, Part]], dtype: str, least: float = _LEAST_NEW
-) -> bool:
-    """Whether one component's errors are new ones where inputs were nudged.
+) -> bool | None:
+    """Whether one component's errors are new ones where inputs were nudged; None if too few values moved to tell.
 
     base: by case, as it was; again: case, nudged argument, as it is then.
     """
@@ -136,7 +142,7 @@ def drawn_anew(
     values = {k: value[:, tells[k]] for k, value in values.items()}
     kept = {k for k in errors if errors[k].size}
     if not kept or sum(errors[k].size for k in kept) < _LEAST_VALUES:
-        return False
+        return None
     whole = [k for k in kept if errors[k].shape[1] >= 8]
     if sum(np.abs(errors[k]).max() < 1e-3 * ROUNDING[dtype] for k in whole) > _MOST_EXACT * len(whole):
         return False

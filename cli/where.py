@@ -118,7 +118,7 @@ def describe(cases: Sequence[Circumstances], failing: set[int]) -> Description |
         return None
     same = [found.name for found in fitting if found.numbers == best.numbers and found.name != best.name]
     if same:  # nobody can tell them apart
-        best = Description(f"{best.name}, the same cases as {same[0]}", best.numbers, best.failing)
+        best = Description(f"{best.name}, the same cases as {' and '.join(same[:3])}", best.numbers, best.failing)
     if best.share == 1:
         return best
     # Where none fits wholly, one that fits as well must not be kept quiet.
