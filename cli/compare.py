@@ -123,7 +123,7 @@ class Precision:
             size = np.where(np.isfinite(want), np.abs(want), 0.0)
             at_zero = size <= TOLERANCE["float64"][1] * unit
             of_zero = np.where(error > allowed, np.inf, 0.0)
-            self.values, self.zeros = self.values + want.size, self.zeros + int(at_zero.sum())
+            self.values, self.zeros = self.values + want.size, self.zeros + int((at_zero & np.isfinite(want)).sum())
             found = {
                 "per_unit": error / unit,
                 "relative": np.where(at_zero, of_zero, error / size),
