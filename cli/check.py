@@ -1,8 +1,11 @@
 """The one judge: holds a callable against an equation. Behind `motionspec check`, `motionspec.check` and the demo."""
 
+import importlib.util
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -23,58 +26,16 @@ from motionspec.cli.compare import (
 )
 from motionspec.cli.explain import Record, explain
 from motionspec.cli.inventory import find
+from motionspec.cli.reproduce import python
 from motionspec.cli.runner import CannotRun, Outcome, Request, Runner, Target
+from motionspec.cli.verdict import Failure, Finding, Verdict
+from motionspec.cli.where import circumstances, describe
 from motionspec.refimpl.equations import EQUATIONS, Equation
 from motionspec.refimpl.row import arguments
 
+__all__ = ["Failure", "Finding", "Judge", "Verdict", "judge", "replay", "variants_to_judge"]
 
-@dataclass
-class Failure:
-    """The smallest failing case."""
-
-    case: int
-    sizes: dict[str, int]
-    place: str
-    expected: float | None = None
-    got: float | None = None
-    arrays: dict[str, np.ndarray] = field(default_factory=dict)
-    reproduce: str = ""
-
-
-@dataclass
-class Verdict:
-    """One line of the table: one equation, variant, dtype, and its value or one of its gradients."""
-
-    id: str
-    variant: dict[str, Any]
-    dtype: str
-    checked: str  # "value" or "gradient of NAME"
-    kind: str = "agrees"  # or: differs, returns NaN, wrong shape, wrong dtype, changes its input, raises, ...
-    cases: int = 0
-    telling: int = 0  # those of them that zeros would fail
-    error: float = 0.0
-    tolerance: float = 0.0
-    note: str = ""
-    not_judged: list[str] = field(default_factory=list)  # lines on variants that the callable cannot be asked
-    failure: Failure | None = None
-    precision: Precision | None = None  # of values that are numbers and could be compared
-
-    @property
-    def ok(self) -> bool:
-        """Whether it agrees."""
-        return self.kind == "agrees"
-
-    def fold(self, error: float, tolerance: float) -> None:
-        """Keep the worst error, in units of its tolerance."""
-        if not self.tolerance or error / tolerance > self.error / self.tolerance:
-            self.error, self.tolerance = error, tolerance
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain data; arrays of the failing case are left out, `reproduce` makes them."""
-        data = asdict(self)
-        if self.failure:
-            data["failure"].pop("arrays")
-        return data | {"source": EQUATIONS[self.id].source}
+MEASURED = ("differs", "returns NaN")  # the findings about values
 
 
 def _shape_problem(row: Equation, outcome: Outcome, wants: Sequence[np.ndarray], dtype: str) -> tuple[str, str] | None:
@@ -89,6 +50,20 @@ def _shape_problem(row: Equation, outcome: Outcome, wants: Sequence[np.ndarray],
         if came != expected:
             return "wrong dtype", f"{name} has dtype {came}, expected {expected}"
     return None
+
+
+@dataclass(frozen=True)
+class Slope:
+    """One directional derivative of one case."""
+
+    number: int
+    got: float
+    want: float
+    tolerance: float
+
+    def agrees(self, gain: float = 1.0) -> bool:
+        """Whether it is `gain` times the expected."""
+        return bool(abs(self.got / gain - self.want) <= self.tolerance)
 
 
 class Judge:
@@ -124,7 +99,11 @@ class Judge:
         return as_outputs(self.row.reference(**arrays, **self.variant))
 
     def perform(
-        self, arrays: dict[str, np.ndarray], wants: list[np.ndarray], weights: Sequence[np.ndarray | None] = ()
+        self,
+        arrays: dict[str, np.ndarray],
+        wants: list[np.ndarray],
+        weights: Sequence[np.ndarray | None] = (),
+        framework: str = "",
     ) -> Outcome:
         """What the callable says, and its gradients if there are output cotangents."""
         request = Request(
@@ -133,106 +112,170 @@ class Judge:
             keyword=self.row.keyword,
             expected=tuple(want.shape for want in wants),
             dtype=self.dtype,
-            framework=self.framework,
+            framework=framework or self.framework,
             device=self.device,
             cotangents=tuple(weights),
             differentiable=self.differentiable if weights else (),
         )
-        outcome = self.runner.perform(self.target, request)
-        if outcome.problem and self.framework == "numpy" and "ensor" in outcome.problem:
-            outcome.problem += ". If it takes torch tensors: framework torch"
-        return outcome
+        return self.runner.perform(self.target, request)
 
     def _verdict(self, checked: str) -> Verdict:
-        return Verdict(self.row.id, self.variant, self.dtype, checked)
+        untold = tuple(name for name in self.variant if name not in self.params)
+        return Verdict(self.row.id, self.variant, self.dtype, checked, untold=untold)
 
     def _failure(
         self, k: int, place: str = "", expected: float | None = None, got: float | None = None, **where: Any
     ) -> Failure:
         arrays = self.arrays(k)
         small = arrays if sum(a.size for a in arrays.values()) <= 24 else {}
-        return Failure(k, sizes(self.row, k, self.seed), place, expected, got, small, self._reproduce(k, **where))
+        used = sizes(self.row, k, self.seed)
+        return Failure(k, used, place, expected, got, small, *self._reproduce(k, **where))
 
-    def _reproduce(self, k: int, gradient: str = "", index: tuple[int, ...] = (), output: int = 0) -> str:
-        """One line of Python that prints got and expected."""
-        target = repr(self.target) if isinstance(self.target, str) else getattr(self.target, "__qualname__", "")
-        if not isinstance(self.target, str) and not all(part.isidentifier() for part in target.split(".")):
-            target = "your_function"
-        defaults: dict[str, Any] = {"variant": {}, "output": 0, "index": (), "gradient": ""}
+    def _reproduce(self, k: int, **where: Any) -> tuple[str, bool]:
+        """One line of Python that prints got and expected, and whether it runs in a process of its own."""
+        defaults: dict[str, Any] = {"variant": {}, "output": 0, "index": (), "gradient": "", "problem": False}
         defaults |= {"dtype": "float64", "framework": "numpy", "device": "cpu", "seed": 0}
-        values: dict[str, Any] = {"variant": self.variant, "output": output, "index": index, "gradient": gradient}
+        values = defaults | {"variant": self.variant} | where
         values |= {key: getattr(self, key) for key in ("dtype", "framework", "device", "seed")}
         options = "".join(f", {key}={value!r}" for key, value in values.items() if value != defaults[key])
-        return f"from motionspec.cli.check import replay; print(*replay({target}, {self.row.id!r}, {k}{options}))"
+        return python(self.target, f"{self.row.id!r}, {k}{options}")
 
     def _by_size(self, numbers: Iterable[int]) -> list[int]:
         """Case numbers, the smallest inputs first."""
         return sorted(numbers, key=lambda k: (sum(a.size for a in self.arrays(k).values()), k))
 
+    def _calls(self, numbers: Iterable[int], verdicts: Sequence[Verdict]) -> Iterator[int]:
+        """Case numbers, the smallest inputs first, as long as the callable comes back.
+
+        After a call that does not come back the largest inputs are next: what happens on small ones only must not hide
+        the others. When such calls have taken two timeouts, the rest is not judged, and the verdicts say so.
+        """
+        waiting = deque(self._by_size(numbers))
+        lost, from_the_end = 0.0, False
+        while waiting:
+            if self.runner.timeout is not None and lost >= 2 * self.runner.timeout:
+                break
+            before, start = self.runner.lost, time.monotonic()
+            yield waiting.pop() if from_the_end else waiting.popleft()
+            if self.runner.lost > before:
+                from_the_end, lost = not from_the_end, lost + time.monotonic() - start
+        for verdict in verdicts:
+            verdict.unasked = len(waiting)
+
     def value(self, cases: int, progress: Callable[[int, int], None]) -> Verdict:
-        """Compare the value on `cases` inputs, the smallest first."""
-        verdict, records = self._verdict("value"), []
-        for done, k in enumerate(self._by_size(range(cases)), 1):
+        """Compare the value on `cases` inputs, the smallest first; every case in which it can be compared counts."""
+        verdict, records, outcomes = self._verdict("value"), [], []
+        asked = []
+        for k in self._calls(range(cases), [verdict]):
             arrays = self.arrays(k)
             wants = self.wants(arrays)
             outcome = self.perform(arrays, wants)
-            verdict.cases = done
+            verdict.cases += 1
             verdict.telling += tells(wants)
-            progress(done, cases)
-            problem = (outcome.kind, outcome.problem) if outcome.problem else None
-            problem = problem or _shape_problem(self.row, outcome, wants, self.dtype)
-            if outcome.mutated and not problem:
-                problem = "changes its input", f"changed {', '.join(outcome.mutated)} in place"
-            if problem:
-                # What stops a case stops the judging: a value verdict on the rest would not mean much.
-                if verdict.ok:
-                    verdict.kind, verdict.note = problem
-                    verdict.failure = self._failure(k)
-                return verdict
-            if outcome.printed and not verdict.note:
-                verdict.note = f"prints to stdout: {outcome.printed.strip()[:60]!r}"
-            units = [scale(k, self.dtype) ** degree for degree in self.row.degree]
-            records.append(Record(arrays, units, outcome.outputs, is_smooth(k)))
-            self._compare(verdict, k, wants, outcome.outputs, units)
-        if not verdict.ok:
-            verdict.note = explain(self.row, self.variant, records, self.dtype)
+            progress(verdict.cases, cases)
+            asked.append((k, arrays))
+            outcomes.append(outcome)
+            for kind, says in _problems(self.row, outcome, wants, self.dtype):
+                verdict.add(kind, says, k, partial(self._failure, k, problem=True))
+            if len(outcome.outputs) == len(wants) and not _shape_problem(self.row, outcome, wants, self.dtype):
+                units = [scale(k, self.dtype) ** degree for degree in self.row.degree]
+                records.append(Record(k, arrays, units, outcome.outputs))
+                self._compare(verdict, k, wants, outcome.outputs, units)
+        self._must_run(outcomes, asked)
+        self._say_where(verdict, asked)
+        if verdict.numbers(*MEASURED):
+            lost = self.runner.lost
+
+            def ask(inputs: dict[str, np.ndarray]) -> list[np.ndarray] | None:
+                return self._ask_again(inputs) if self.runner.lost == lost else None  # one that hangs is not asked on
+
+            verdict.note = explain(self.row, self.variant, records, self.dtype, self._measures, ask, verdict.untold)
+        elif verdict.ok:
+            verdict.note = next((_prints(outcome) for outcome in outcomes if outcome.printed), "")
         return silent(verdict, f"all that is expected of the {cases} cases is 0")
+
+    def _ask_again(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray] | None:
+        """The outputs for other inputs of a case; None if there are none, for the callable or for the oracle."""
+        try:
+            wants = self.wants(arrays)
+        except ValueError:
+            return None
+        outcome = self.perform(arrays, wants)
+        problem = outcome.problem or _shape_problem(self.row, outcome, wants, self.dtype)
+        return None if problem else outcome.outputs
+
+    def _must_run(self, outcomes: Sequence[Outcome], asked: Sequence[tuple[int, dict[str, np.ndarray]]]) -> None:
+        """Raise CannotRun for a callable that is called wrongly in every case, so that nothing is known of it."""
+        first, name = outcomes[0], _name(self.target)
+        if all(outcome.refused for outcome in outcomes):
+            passed = ", ".join(arguments(asked[0][1]))
+            raise CannotRun(f"{name}: cannot be called with {passed}: {first.problem}")
+        if any(outcome.kind not in ("raises", "wrong type") for outcome in outcomes):
+            return
+        if all(outcome.foreign for outcome in outcomes):
+            raise CannotRun(f"{name}: {first.problem}. {self._hint(first.foreign)}")
+        if all(outcome.kind == "raises" for outcome in outcomes) and self._takes_the_other(asked[:3]):
+            other = "torch" if self.framework == "numpy" else "numpy"
+            raise CannotRun(f"{name}: {first.problem}. {self._hint(other)}")
+
+    def _takes_the_other(self, asked: Sequence[tuple[int, dict[str, np.ndarray]]]) -> bool:
+        """Whether the callable works on the other framework's arrays."""
+        other = "torch" if self.framework == "numpy" else "numpy"
+        if other == "torch" and importlib.util.find_spec("torch") is None:
+            return False
+        if other == "numpy" and self.dtype == "bfloat16":
+            return False
+        return any(not self.perform(arrays, self.wants(arrays), framework=other).problem for _, arrays in asked)
+
+    def _hint(self, other: str) -> str:
+        if other == self.framework or other not in ("numpy", "torch"):
+            return f"Return {'NumPy arrays' if self.framework == 'numpy' else 'torch tensors'} from it"
+        what = "torch tensors" if other == "torch" else "NumPy arrays"
+        return f"If it takes {what}: --framework {other} (in Python framework={other!r})"
 
     def _compare(
         self, verdict: Verdict, k: int, wants: list[np.ndarray], gots: list[np.ndarray], units: list[float]
     ) -> None:
         """Fold one case into the verdict."""
+        differs = False
         for n, (name, got, want, unit) in enumerate(zip(self.row.outputs, gots, wants, units, strict=True)):
             want = in_range(want, self.dtype)
-            result = compare(got, want, *forward_tolerance(self.row, self.dtype, unit))
-            verdict.fold(result.error, result.tolerance)
+            bounds = forward_tolerance(self.row, self.dtype, unit)
+            result = compare(got, want, *bounds)
+            verdict.fold(result.error, result.tolerance, result.used)
             if want.dtype == np.float64:
                 verdict.precision = verdict.precision or Precision()
-                verdict.precision.fold(got, want, self.dtype, unit)
-            if not result.ok and verdict.ok:
-                i = result.first
-                verdict.kind = "returns NaN" if np.isnan(got[i]) and not np.isnan(want[i]) else "differs"
+                verdict.precision.fold(got, want, self.dtype, unit, bounds[1])
+            if not result.ok and not differs:
+                differs, i = True, result.first
+                kind = "returns NaN" if np.isnan(got[i]) and not np.isnan(want[i]) else "differs"
                 place = f"{name}[{', '.join(map(str, i))}] ({result.wrong} of {got.size} elements wrong)"
-                verdict.failure = self._failure(k, place, float(want[i]), float(got[i]), index=i, output=n)
+                failure = partial(self._failure, k, place, float(want[i]), float(got[i]), index=i, output=n)
+                verdict.add(kind, place, k, failure)
 
     def gradients(self, cases: int, progress: Callable[[int, int], None]) -> list[Verdict]:
         """Compare every gradient with central differences of the reference, away from kinks."""
         verdicts = {name: self._verdict(f"gradient of {name}") for name in self.differentiable}
         smooth = list(filter(is_smooth, range(cases)))
-        for done, k in enumerate(self._by_size(smooth), 1):
+        slopes: dict[str, list[Slope]] = {name: [] for name in verdicts}
+        asked = []
+        for done, k in enumerate(self._calls(smooth, list(verdicts.values())), 1):
             arrays, weights, outcome = self.backward(k)
+            asked.append((k, arrays))
             progress(done, len(smooth))
             for name, verdict in verdicts.items():
                 verdict.cases += 1
-                if not verdict.ok:
-                    continue
                 if outcome.problem:
-                    verdict.kind, verdict.note, verdict.failure = outcome.kind, outcome.problem, self._failure(k)
+                    verdict.add(outcome.kind, outcome.problem, k, partial(self._failure, k, gradient=name))
                 else:
-                    told = self.compare_gradient(verdict, k, name, arrays, weights, outcome.gradients[name])
-                    verdict.telling += told or name in self.row.flat
-            if outcome.problem:
-                break
+                    found = outcome.gradients.get(name)
+                    came = self.compare_gradient(verdict, k, name, arrays, weights, found)
+                    slopes[name] += came
+                    verdict.telling += any(slope.want != 0 for slope in came) or name in self.row.flat
+        for name, verdict in verdicts.items():
+            self._say_where(verdict, asked)
+            if verdict.numbers(*MEASURED):
+                verdict.note = self._explain_slopes(asked, slopes[name]) or verdict.note
         says = f"every derivative expected of the {len(smooth)} cases is 0"
         return [silent(verdict, says) for verdict in verdicts.values()]
 
@@ -252,35 +295,77 @@ class Judge:
         weights: Sequence[np.ndarray | None],
         gradient: np.ndarray | None,
         limit: int = 64,
-    ) -> bool:
-        """Fold one gradient into its verdict, element by element up to `limit` elements.
-
-        Returns whether any derivative that is expected is not 0.
-        """
+    ) -> list[Slope]:
+        """Fold one gradient into its verdict, element by element up to `limit` elements."""
         if gradient is None:
-            verdict.kind, verdict.note = "no gradient", f"the output does not depend on {name} for autograd"
-            verdict.failure = self._failure(k)
-            return True
+            says = f"the output does not depend on {name} for autograd"
+            verdict.add("no gradient", says, k, partial(self._failure, k, gradient=name))
+            return []
         relative, absolute = gradient_tolerance(self.row, name, self.dtype, scale(k, self.dtype))
-        tells_something = False
+        slopes, differs = [], False
         for index, direction in directions(gradient.shape, k, limit):
             difference = step(self.row, name, scale(k, self.dtype))
             want = directional(self.row, self.variant, arrays, name, direction, weights, difference)
-            tells_something = tells_something or want != 0
             along = gradient[index] if index is not None else gradient * direction
             got = float(np.sum(along))
             tolerance = absolute + relative * abs(want)
             if index is None:  # the roundings of many elements add up like a random walk: four standard deviations
                 walk = absolute * np.linalg.norm(direction) + relative * np.linalg.norm(along)
                 tolerance += 4 / 3**0.5 * float(walk)  # of a rounding that is uniform within its bound
+            slopes.append(Slope(k, got, want, tolerance))
             error = abs(got - want) if np.isfinite(got) else np.inf
             verdict.fold(error, tolerance)
-            if not error <= tolerance and verdict.ok:
+            if not error <= tolerance and not differs:
+                differs = True
                 where = f"[{', '.join(map(str, index))}]" if index is not None else " along a random direction"
-                verdict.kind = "returns NaN" if np.isnan(got) else "differs"
-                place = f"d/d{name}{where}"
-                verdict.failure = self._failure(k, place, want, got, gradient=name, index=index or ())
-        return tells_something
+                kind, place = "returns NaN" if np.isnan(got) else "differs", f"d/d{name}{where}"
+                failure = partial(self._failure, k, place, want, got, gradient=name, index=index or ())
+                verdict.add(kind, place, k, failure)
+        return slopes
+
+    def _measures(self, k: int) -> tuple[dict[str, int], float]:
+        """Sizes of a case and magnitude of its values."""
+        return sizes(self.row, k, self.seed), scale(k, self.dtype)
+
+    def _explain_slopes(self, asked: Sequence[tuple[int, dict[str, np.ndarray]]], slopes: Sequence[Slope]) -> str:
+        """What differs in a gradient: a factor, or the cases that have it wrong; empty if it is neither."""
+        match, power = sum(s.got * s.want for s in slopes), sum(s.want**2 for s in slopes)
+        gain = round(match / power, 6) if power and np.isfinite(match) else 0.0
+        if gain not in (0, 1) and all(slope.agrees(gain) for slope in slopes):
+            amount = f"the gain of the gradient: {gain:.6g} times the expected"
+            return f"what differs: {'the sign of the gradient' if gain == -1 else amount}"
+        cases = circumstances(self.row, asked, self._measures)
+        best = describe(cases, {slope.number for slope in slopes if not slope.agrees()})
+        return f"what differs: {best.differs}" if best else ""
+
+    def _say_where(self, verdict: Verdict, asked: Sequence[tuple[int, dict[str, np.ndarray]]]) -> None:
+        """Say of each finding which cases it is about, if they have something in common that others have not."""
+        cases = circumstances(self.row, asked, self._measures)
+        wrong = verdict.numbers()
+        for finding in verdict.findings:
+            best = describe(cases, set(finding.numbers))
+            if best is not None:
+                alone = wrong == set(finding.numbers) and not verdict.unasked
+                finding.where = best.cases + (" (all else agrees)" if alone else "")
+
+
+def _problems(row: Equation, outcome: Outcome, wants: Sequence[np.ndarray], dtype: str) -> list[tuple[str, str]]:
+    """(kind, problem) for everything that is wrong with what came of a call, but for the values."""
+    found = [(outcome.kind, outcome.problem)] if outcome.problem else []
+    if not found and (problem := _shape_problem(row, outcome, wants, dtype)):
+        found.append(problem)
+    if outcome.mutated:
+        found.append(("changes its input", f"changed {', '.join(outcome.mutated)} in place"))
+    return found
+
+
+def _prints(outcome: Outcome) -> str:
+    return f"prints to stdout: {outcome.printed.strip()[:60]!r}"
+
+
+def _name(target: Target) -> str:
+    """As the user named it."""
+    return f"--impl {target}" if isinstance(target, str) else getattr(target, "__qualname__", type(target).__name__)
 
 
 def replay(
@@ -292,6 +377,7 @@ def replay(
     output: int = 0,
     index: tuple[int, ...] = (),
     gradient: str = "",
+    problem: bool = False,
     dtype: str = "float64",
     framework: str = "numpy",
     device: str = "cpu",
@@ -301,21 +387,22 @@ def replay(
 
     The element `index` of output number `output`; or, with `gradient="flow"` for instance, the derivative with respect
     to that element of that argument, for the case's random output cotangents (index `()`: along a random direction).
-    The call is made in this process, without protection.
+    With `problem`, or where no number comes, what is wrong in words. The call is made in this process, without
+    protection.
     """
     one = Judge(Runner(None), target, equation, variant, dtype=dtype, framework=framework, device=device, seed=seed)
     if not gradient:
         arrays = one.arrays(k)
         wants = one.wants(arrays)
         outcome = one.perform(arrays, wants)
-        problem = outcome.problem or (_shape_problem(one.row, outcome, wants, dtype) or ("", ""))[1]
-        if problem:
-            return problem, "a result"
+        problems = [says for _, says in _problems(one.row, outcome, wants, dtype)]
+        if problems and (problem or not outcome.outputs):
+            return "; ".join(problems), "a result"
         return float(outcome.outputs[output][index]), float(wants[output][index])
     arrays, weights, outcome = one.backward(k)
     found = outcome.gradients.get(gradient)
     if found is None:
-        return outcome.problem or "no gradient", "a gradient"
+        return outcome.problem or f"the output does not depend on {gradient} for autograd", "a gradient"
     for unit, direction in directions(found.shape, k):
         if (unit or ()) == index:
             difference = step(one.row, gradient, scale(k, dtype))

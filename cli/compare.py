@@ -36,11 +36,15 @@ def step(row: Equation, name: str, scale: float) -> float:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Elementwise: `index` is the element with the largest error for its tolerance, `first` the first that is wrong."""
+    """Elementwise: `error` is the largest, `index` its element; `first` is the first element that is wrong.
+
+    `used` is the largest error in units of its tolerance, which may be that of another element.
+    """
 
     ok: bool
     error: float
     tolerance: float
+    used: float
     index: tuple[int, ...]
     first: tuple[int, ...]
     wrong: int
@@ -55,7 +59,7 @@ def compare(got: np.ndarray, want: np.ndarray, relative: float, absolute: float)
         raise ValueError(f"shapes differ: got {got.shape}, want {want.shape}")
     got, want = got.astype(np.float64), want.astype(np.float64)
     if got.size == 0:
-        return Comparison(True, 0.0, absolute, (), (), 0)
+        return Comparison(True, 0.0, absolute, 0.0, (), (), 0)
     with np.errstate(all="ignore"):  # an overflow here is an error like any other
         return _compare(got, want, relative, absolute)
 
@@ -68,9 +72,19 @@ def _compare(got: np.ndarray, want: np.ndarray, relative: float, absolute: float
     tolerance = absolute + relative * np.abs(np.where(finite, want, 0.0))
     excess = error / np.maximum(tolerance, np.finfo(float).tiny)
     bad = error > tolerance
-    worst = tuple(int(i) for i in np.unravel_index(np.argmax(excess), excess.shape))
+    # Where no error is larger than another, the one that uses most of its tolerance.
+    largest = error == error.max()
+    worst = tuple(int(i) for i in np.unravel_index(np.argmax(np.where(largest, excess, -1.0)), excess.shape))
     first = tuple(int(i) for i in np.argwhere(bad)[0]) if bad.any() else ()
-    return Comparison(not bad.any(), float(error[worst]), float(tolerance[worst]), worst, first, int(bad.sum()))
+    return Comparison(
+        not bad.any(),
+        float(error[worst]),
+        float(tolerance[worst]),
+        float(excess.max()),
+        worst,
+        first,
+        int(bad.sum()),
+    )
 
 
 def ulp(values: np.ndarray, dtype: str) -> np.ndarray:
@@ -85,16 +99,22 @@ class Precision:
 
     The oracle has computed on the very values that the implementation got: rounding the inputs is no part of it, the
     final rounding is. Values of the oracle below 1e-12 units, to which it is good itself, are taken for 0: they have no
-    relative error and no unit in the last place, and count in the other two figures only.
+    relative error and no unit in the last place. They are counted, and one that is wrong beyond the tolerance makes
+    both figures infinite.
     """
 
-    absolute: float = 0.0  # per unit of the result
+    per_unit: float = 0.0  # the absolute error, per unit of the result
     relative: float = 0.0
     ulp: float = 0.0  # in units in the last place of the oracle's value
     ulp_of_unit: float = 0.0  # the same in those of the unit of the result, or of the value where that is larger
+    values: int = 0
+    zeros: int = 0  # of these, how many are 0 in the oracle, so that they have no relative error and no ulp
 
-    def fold(self, got: np.ndarray, want: np.ndarray, dtype: str, unit: float) -> None:
-        """Keep the worst; NaN and infinities that agree have no error, others an infinite one."""
+    def fold(self, got: np.ndarray, want: np.ndarray, dtype: str, unit: float, allowed: float = np.inf) -> None:
+        """Keep the worst; NaN and infinities that agree have no error, others an infinite one.
+
+        allowed: the tolerance of a value that should be 0.
+        """
         with np.errstate(all="ignore"):
             got, want = np.atleast_1d(got, want)
             error = np.abs(got - want)
@@ -102,10 +122,12 @@ class Precision:
             error[~np.isfinite(error)] = np.inf
             size = np.where(np.isfinite(want), np.abs(want), 0.0)
             at_zero = size <= TOLERANCE["float64"][1] * unit
+            of_zero = np.where(error > allowed, np.inf, 0.0)
+            self.values, self.zeros = self.values + want.size, self.zeros + int((at_zero & np.isfinite(want)).sum())
             found = {
-                "absolute": error / unit,
-                "relative": np.where(at_zero, 0.0, error / size),
-                "ulp": np.where(at_zero, 0.0, error / ulp(size, dtype)),
+                "per_unit": error / unit,
+                "relative": np.where(at_zero, of_zero, error / size),
+                "ulp": np.where(at_zero, of_zero, error / ulp(size, dtype)),
                 "ulp_of_unit": error / ulp(np.maximum(size, unit), dtype),
             }
         for name, values in found.items():

@@ -3,6 +3,7 @@
 import argparse
 import ast
 import functools
+import inspect
 import io
 import json
 import math
@@ -83,7 +84,9 @@ def _parser() -> argparse.ArgumentParser:
         "check",
         help="hold our operators, or anyone's callable, against the equations",
         description="Hold our operators, or anyone's callable, against the equations. "
-        "Exit status: 0 agrees, 1 differs, 2 cannot run.",
+        "Exit status: 0 agrees; 1 a number, shape or type is wrong, or it raises, crashes or never returns in a case; "
+        "2 cannot run: an import or option that fails, no such callable, one that does not take these arguments, or "
+        "one that takes or returns another framework's arrays in every case.",
         epilog="example: motionspec check warp.bilinear --impl adapters.py:remap --variant outside=blend",
     )
     one.add_argument("ids", nargs="*", metavar="ID", help="equations such as warp.bilinear; with --impl exactly one")
@@ -411,10 +414,12 @@ def show(arguments: argparse.Namespace) -> int:
     if arguments.id in SINGLE:
         source, function = SINGLE[arguments.id]
         print(f"{arguments.id}   [{source}]\n\n    {(function.__doc__ or '').strip()}\n")
+        print(f"signature:  {_signature(arguments.id, function)}")
         return 0
     row = find(arguments.id)
     stem, name = row.id.split(".")
     print(f"{row.id}   [{row.source}]\n\n    {(row.reference.__doc__ or '').strip()}\n")
+    print(f"signature:  {_signature(row.id, row.reference)}")
     print(f"variants:   {'; '.join(settings(dict(v)) or 'none' for v in row.variants)}")
     for label, folder in (("reference", "refimpl"), ("operator", "ops")):
         found = _functions(ROOT / folder / f"{stem}.py").get(name)
@@ -428,6 +433,13 @@ def show(arguments: argparse.Namespace) -> int:
     else:
         print("tests:      in the repository; they are not part of the installed package")
     return 0
+
+
+def _signature(name: str, function: Callable[..., Any]) -> str:
+    """Names and defaults, without the types that the docstring has better."""
+    parameters = inspect.signature(inspect.unwrap(function)).parameters.values()
+    plain = [parameter.replace(annotation=parameter.empty) for parameter in parameters]
+    return f"{name.partition('.')[2]}{inspect.Signature(plain)}"
 
 
 def show_networks(arguments: argparse.Namespace) -> int:
@@ -661,6 +673,8 @@ def _write_json(path: Path, verdicts: Sequence[Verdict], options: dict[str, Any]
         """JSON has no NaN and no infinity: they become strings."""
         if isinstance(value, dict):
             return {k: plain(v) for k, v in value.items()}
+        if isinstance(value, list):
+            return [plain(v) for v in value]
         return repr(value) if isinstance(value, float) and not math.isfinite(value) else value
 
     data = {

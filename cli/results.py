@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from motionspec.cli.cases import in_range, is_smooth, tells
-from motionspec.cli.check import Failure, Verdict, silent, variants_to_judge
-from motionspec.cli.compare import compare
+from motionspec.cli.cases import in_range, tells
+from motionspec.cli.check import MEASURED, Failure, Verdict, silent, variants_to_judge
+from motionspec.cli.compare import Precision, compare
 from motionspec.cli.explain import Record, explain
 from motionspec.cli.inventory import find
 from motionspec.cli.runner import CannotRun
 from motionspec.cli.vectors import Arrays, Case, Vectors, cases_of, part_of, read_npz
+from motionspec.cli.where import circumstances, describe
 from motionspec.progress import Progress
 from motionspec.refimpl.equations import Equation
 
@@ -75,7 +77,7 @@ def judge_results(
     for one in chosen:
         mine = [result for result in results if result.case.variant == one]
         unasked = sum(case.variant == one and case not in asked for case in came)
-        verdicts += _verdicts(row, one, precision, allowed, mine, unasked, grad)
+        verdicts += _verdicts(row, one, precision, allowed, mine, unasked, grad, seed)
     return verdicts
 
 
@@ -138,23 +140,29 @@ def _verdicts(
     results: Sequence[Result],
     unasked: int,
     grad: bool,
+    seed: int,
 ) -> list[Verdict]:
     """Of one variant: the value; the gradients that any result holds, or all with `grad`."""
+    known = {result.case.k: (result.case.sizes(result.seed), result.case.scale) for result in results}
+    measures = known.__getitem__
 
     def judged(checked: str, results: Sequence[Result], names: Sequence[str]) -> Verdict:
         verdict = Verdict(row.id, variant, dtype, checked)
-        _judge(verdict, results, names, allowed)
+        _judge(verdict, results, names, allowed, seed)
         missing = [result for result in results if any(name not in result.got for name in names)]
-        if missing and verdict.ok:
-            first = missing[0]
-            verdict.kind = "missing"
-            verdict.note = f"{first.path} has no {names[0]}" if first.got else f"there is no {first.path}"
-            verdict.note += f"; {len(missing)} of {len(results)} results {'is' if len(missing) == 1 else 'are'} missing"
+        for result in missing:
+            says = f"{result.path} has no {names[0]}" if result.got else f"there is no {result.path}"
+            count = f"{len(missing)} of {len(results)} results {'is' if len(missing) == 1 else 'are'} missing"
+            verdict.add("missing", f"{says}; {count}", result.case.k, partial(_failure, result))
+        cases = circumstances(row, [(result.case.k, result.inputs) for result in results], measures)
+        for finding in verdict.findings:
+            best = describe(cases, set(finding.numbers))
+            finding.where = best.cases if best else ""
         return silent(verdict, f"all that is expected of the {len(results)} cases is 0")
 
     value = judged("value", results, [f"output.{name}" for name in row.outputs])
-    if value.kind in ("differs", "returns NaN"):
-        value.note = explain(row, variant, [_record(result) for result in results if result.got], dtype)
+    if value.numbers(*MEASURED):
+        value.note = explain(row, variant, [_record(result) for result in results if _fits(result)], dtype, measures)
     elif value.ok and unasked:
         value.note = f"{unasked} more not judged: their inputs are not exact in {dtype}"
     smooth = [result for result in results if dtype in result.case.gradient_dtypes]
@@ -167,23 +175,33 @@ def _may_be_zero(row: Equation, names: Sequence[str]) -> bool:
     return all(name.removeprefix("gradient.") in row.flat for name in names)
 
 
-def _judge(verdict: Verdict, results: Sequence[Result], names: Sequence[str], allowed: Sequence[str]) -> None:
+def _fits(result: Result) -> bool:
+    """Whether all outputs came and have the shapes of the expected ones, and numbers in them."""
+    names = [f"output.{name}" for name in result.case.row.outputs]
+    return all(
+        name in result.got
+        and result.got[name].shape == result.want[name].shape
+        and (result.got[name].dtype == bool) == (result.want[name].dtype == bool)
+        and result.got[name].dtype.kind in "fiub"
+        for name in names
+    )
+
+
+def _judge(
+    verdict: Verdict, results: Sequence[Result], names: Sequence[str], allowed: Sequence[str], seed: int
+) -> None:
     """Fold the arrays of these names into the verdict, the results that have them in turn."""
     for result in results:
         if any(name not in result.got for name in names):
             continue
         verdict.cases += 1
         verdict.telling += tells(result.want[name] for name in names) or _may_be_zero(result.case.row, names)
+        differs = False
         for name in names:
-            problem = _problem(name, result.got[name], result.want[name], allowed)
-            if not problem:
-                _compare(verdict, result, name)
-                continue
-            # What stops a case stops the judging: a verdict on the rest would not mean much.
-            if verdict.ok:
-                kind, says = problem
-                verdict.kind, verdict.note, verdict.failure = kind, f"{result.case.file}: {says}", _failure(result)
-            return
+            if problem := _problem(name, result.got[name], result.want[name], allowed):
+                verdict.add(problem[0], f"{result.case.file}: {problem[1]}", result.case.k, partial(_failure, result))
+            else:
+                differs = _compare(verdict, result, name, seed, said=differs)
 
 
 def _problem(name: str, got: np.ndarray, want: np.ndarray, allowed: Sequence[str]) -> tuple[str, str] | None:
@@ -196,20 +214,45 @@ def _problem(name: str, got: np.ndarray, want: np.ndarray, allowed: Sequence[str
     return None
 
 
-def _compare(verdict: Verdict, result: Result, name: str) -> None:
-    """Fold one array into the verdict."""
+def _compare(verdict: Verdict, result: Result, name: str, seed: int, said: bool) -> bool:
+    """Fold one array into the verdict; whether this case differs, `said` if an array before this one did."""
     got, want, file = result.got[name], in_range(result.want[name], verdict.dtype), result.case.file
-    found = compare(got, want, *result.case.tolerance(name, verdict.dtype))
-    verdict.fold(found.error, found.tolerance)
-    if not found.ok and verdict.ok:
-        i = found.first
-        verdict.kind = "returns NaN" if np.isnan(got[i]) and not np.isnan(want[i]) else "differs"
-        verdict.failure = failure = _failure(result)
-        failure.place = f"{file}: {name}[{', '.join(map(str, i))}] ({found.wrong} of {got.size} elements wrong)"
-        failure.expected, failure.got = float(want[i]), float(got[i])
-        if result.reference is not None:
-            both = ", ".join(f"np.load({str(path)!r})[{name!r}][{i}]" for path in (result.path, result.reference))
-            failure.reproduce = f"import numpy as np; print({both})"
+    bounds = result.case.tolerance(name, verdict.dtype)
+    found = compare(got, want, *bounds)
+    verdict.fold(found.error, found.tolerance, found.used)
+    if name.startswith("output.") and want.dtype == np.float64:
+        unit = _units(result)[result.case.row.outputs.index(name.removeprefix("output."))]
+        verdict.precision = verdict.precision or Precision()
+        verdict.precision.fold(got.astype(np.float64), want, verdict.dtype, unit, bounds[1])
+    if found.ok or said:
+        return said
+    i = found.first
+    kind = "returns NaN" if np.isnan(got[i]) and not np.isnan(want[i]) else "differs"
+    failure = _failure(result)
+    failure.place = f"{file}: {name}[{', '.join(map(str, i))}] ({found.wrong} of {got.size} elements wrong)"
+    failure.expected, failure.got = float(want[i]), float(got[i])
+    failure.reproduce = _reproduce(result, name, i, seed)
+    verdict.add(kind, failure.place, result.case.k, lambda: failure)
+    return True
+
+
+def _reproduce(result: Result, name: str, i: tuple[int, ...], seed: int) -> str:
+    """One line of Python that prints both numbers."""
+    got = (
+        f"np.load({str(result.path)!r})[{name!r}].item()" if not i else f"np.load({str(result.path)!r})[{name!r}][{i}]"
+    )
+    if result.reference is not None:
+        return f"import numpy as np; print({got}, np.load({str(result.reference)!r})[{name!r}][{i}])"
+    case = result.case
+    want = f"expected({case.row.id!r}, {case.v}, {case.k}, {seed}, {name!r})[{i}]"
+    return f"import numpy as np; from motionspec.cli.results import expected; print({got}, {want})"
+
+
+def expected(equation: str, v: int, k: int, seed: int, name: str) -> np.ndarray:
+    """The array of that name in case `k` of variant `v`: what a failure's line of Python prints beside the result."""
+    case = Case(find(equation), v, k)
+    known = case.known(seed)
+    return known[name] if name in known else case.gradients(known)[name]
 
 
 def _failure(result: Result) -> Failure:
@@ -217,8 +260,11 @@ def _failure(result: Result) -> Failure:
     return Failure(result.case.k, result.case.sizes(result.seed), "", arrays=small)
 
 
+def _units(result: Result) -> list[float]:
+    return [result.case.scale**degree for degree in result.case.row.degree]
+
+
 def _record(result: Result) -> Record:
-    row, k, unit = result.case.row, result.case.k, result.case.scale
-    got = [result.got[f"output.{name}"] for name in row.outputs]
+    got = [result.got[f"output.{name}"] for name in result.case.row.outputs]
     plain = [array if array.dtype == bool else array.astype(np.float64) for array in got]
-    return Record(result.inputs, [unit**degree for degree in row.degree], plain, is_smooth(k))
+    return Record(result.case.k, result.inputs, _units(result), plain)

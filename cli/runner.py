@@ -68,6 +68,8 @@ class Outcome:
     gradients: dict[str, np.ndarray | None] = field(default_factory=dict)
     printed: str = ""
     mutated: list[str] = field(default_factory=list)
+    refused: bool = False  # the call itself was: the signature does not take these arguments
+    foreign: str = ""  # the module of the arrays that came where others were expected
 
 
 # -- the stranger's code -----------------------------------------------------------------------------------------------
@@ -174,6 +176,21 @@ def _is_array(value: Any, framework: str) -> bool:
     return isinstance(value, importlib.import_module("torch").Tensor)
 
 
+def _is_foreign(value: Any) -> bool:
+    """Whether it is an array of some other framework."""
+    return hasattr(value, "shape") and hasattr(value, "dtype") and not isinstance(value, type)
+
+
+def _is_refusal(error: BaseException) -> bool:
+    """Whether the call failed before the stranger's code began: it does not take these arguments."""
+    inner = [
+        frame
+        for frame in traceback.extract_tb(error.__traceback__)
+        if frame.filename != __file__ and not frame.filename.endswith("torch/nn/modules/module.py")
+    ]
+    return isinstance(error, TypeError) and not inner
+
+
 def _dtype(value: Any) -> str:
     return str(value.dtype).removeprefix("torch.")
 
@@ -211,7 +228,7 @@ def perform(target: Target, request: Request) -> Outcome:
         try:
             result = function(*positional, **named, **request.params)
         except BaseException as error:
-            return Outcome("raises", _one_line(error), printed=printed())
+            return Outcome("raises", _one_line(error), printed=printed(), refused=_is_refusal(error))
         outcome.printed = printed()
     after = {name: _plain(value, framework) for name, value in inputs.items()}
     outcome.mutated = [n for n in inputs if not np.array_equal(after[n], before[n], equal_nan=True)]
@@ -220,7 +237,9 @@ def perform(target: Target, request: Request) -> Outcome:
         if not _is_array(value, framework):
             wanted = "NumPy arrays" if framework == "numpy" else "torch tensors"
             came = f"{type(value).__module__}.{type(value).__name__}".removeprefix("builtins.")
-            return Outcome("wrong type", f"returned {came} where {wanted} are expected", printed=outcome.printed)
+            problem = f"returned {came} where {wanted} are expected"
+            foreign = type(value).__module__.partition(".")[0] if _is_foreign(value) else ""
+            return Outcome("wrong type", problem, printed=outcome.printed, mutated=outcome.mutated, foreign=foreign)
     for value in results:
         if framework == "torch" and value.layout != importlib.import_module("torch").strided:
             return Outcome("wrong type", f"returned a {value.layout} tensor, expected a dense one")
@@ -344,6 +363,7 @@ class Runner:
         self._process: Any = None
         self._connection: Any = None
         self._keywords: dict[Target, tuple[str, ...] | None] = {}
+        self.lost = 0  # calls that did not come back
 
     def __enter__(self) -> "Runner":
         return self
@@ -387,12 +407,14 @@ class Runner:
             _send(self._connection, self._token, (question, target if isinstance(target, str) else None, argument))
             good, answer = _receive(self._connection, self._token, deadline)
         except TimeoutError:
+            self.lost += 1
             self.close()
             return Outcome("never returns", f"did not return within {self.timeout:g} s and was killed")
         except (ConnectionError, EOFError, pickle.UnpicklingError):
             end = time.monotonic() + 1
             while (code := self._process.exitcode) is None and time.monotonic() < end:
                 time.sleep(0.01)  # not join(1): it waits on a pipe that the stranger may have written into
+            self.lost += 1
             self.close()
             if code is None:
                 return Outcome("crashes", "wrote into the connection to the judge")

@@ -47,7 +47,8 @@ def check(
 
     Returns the verdicts when all agree. Raises AssertionError with the printed report when one does not, and
     motionspec.cli.runner.CannotRun, a ValueError, when the question cannot be asked (no such equation, variant, dtype
-    or callable); an argument of the wrong type raises a TypeError.
+    or callable, or one that takes other arguments, or another framework's arrays, in every case); an argument of the
+    wrong type raises a TypeError.
     """
     from motionspec.cli import asked
     from motionspec.cli.cases import MOST_CASES

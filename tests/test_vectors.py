@@ -445,6 +445,31 @@ def test_the_line_that_reproduces_a_failure_prints_it(results, vectors, command)
     assert done.stdout == f"{want + 1} {want}\n"
 
 
+def test_the_line_that_reproduces_a_failure_needs_no_vectors(results, vectors, command):
+    path = results / WARP / "v0-00.npz"
+    arrays = load(path)
+    np.savez(path, **arrays | {"output.warped": arrays["output.warped"] + 1})
+    _, out, _ = command("check", WARP, "--vectors-result", results)
+    line = out.split("reproduce (prints got, expected):\n")[1].splitlines()[0].strip().removeprefix("python")
+    done = subprocess.run(sys.executable + line, shell=True, capture_output=True, text=True, check=True)
+    want = float(load(vectors / WARP / "v0-00.npz")["output.warped"].flat[0])
+    assert done.stdout == f"{want + 1} {want}\n"
+
+
+def test_a_result_of_the_wrong_shape_hides_no_wrong_values(results, vectors, command):
+    paths = sorted((results / WARP).glob("v0-*.npz"))
+    for n, path in enumerate(paths):
+        arrays = load(path)
+        warped = -arrays["output.warped"]
+        np.savez(path, **arrays | {"output.warped": warped[..., None] if n == 5 else warped})
+    paths[7].unlink()
+    _, out, _ = judged(command, results, vectors)
+    assert "what differs: the sign of warped" in out
+    assert re.search(r"^  wrong shape on 1 of 24 cases.*v0-05.npz: output.warped has shape", out, re.M), out
+    assert re.search(r"^  missing on 1 of 24 cases.*there is no .*v0-07.npz", out, re.M), out
+    assert re.search(r"^  differs on \d+ of 24 cases", out, re.M), out
+
+
 def test_missing_results_are_a_failure(results, vectors, command):
     (results / WARP / "v0-00.npz").unlink()
     status, out, _ = judged(command, results, vectors)
