@@ -569,3 +569,89 @@ def test_displacement_map_of_one_gradient_alone():
     for n, want in enumerate((g0, g1)):
         f = [t.detach().requires_grad_(k == n) for k, t in enumerate((f0, f1))]
         assert torch.equal(map_and_gradients(*f, wanted=[f[n]], radius=1, tau=0.1)[1], want)
+
+
+# The ends of a type's range
+
+SCALES = {torch.float32: (1e-30, 1e-22, 1e-19, 1e19, 1e20, 2e38), torch.float16: (1e-6, 3e4)}
+SCALES[torch.bfloat16] = SCALES[torch.float32]
+# From where on what an operator is defined by is itself out of the range of float32: sums of several values, their
+# squares in the scheme "released" and in a pyramid. A flow is in pixels and has no scale.
+LEAVES = {"off": 2e38, "losses": 2e38, "metrics": 2e38, "tvl1": 2e38, "released": 1e19, "tvl1.pyramid_flow": 1e19}
+UNIT_OF = {torch.float32: 1e-4, torch.bfloat16: 2**-6, torch.float16: 2**-9}
+
+
+def is_linear(row):
+    """Whether a gradient has the scale of its cotangents."""
+    return row.id.startswith(("off.", "warp."))
+
+
+def at_scale(row, variant, scale, dtype, size):
+    """Arguments as leaves, those that are maps times `scale`; and the cotangent's scale."""
+    arrays = without_eager(row, row.inputs(SeededFill((0,), 1.0, True, "float64"), **{d: size[d] for d in row.dims}))
+    maps = [name for name in batched(row) if not (name == "flow" and row.id.startswith("warp.")) and name != "mask"]
+    args = {}
+    for name, value in tensors(arrays).items():
+        if value.is_floating_point():
+            largest = value.abs().max() if name in maps else 1.0
+            value = (value / largest * (scale if name in maps else 1.0)).to(dtype)
+        args[name] = value
+    return args, maps
+
+
+def outputs_at(function, row, variant, args, maps, scale, dtype):
+    """Values, and gradients of the maps."""
+    given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in args.items()}
+    wanted = [name for name in row.differentiable if name in maps]
+    given |= {name: given[name].clone().requires_grad_() for name in wanted}
+    with np.errstate(all="ignore"):  # Triton's interpreter is NumPy
+        values = as_list(function(**given, **variant))
+        random = torch.Generator().manual_seed(0)
+        size = scale if is_linear(row) else 1.0
+        weights = [torch.rand(v.shape, generator=random, dtype=torch.float64) * 2 - 1 for v in values]
+        weights = [
+            (w * size).to(dtype if v.is_floating_point() else v.dtype) for w, v in zip(weights, values, strict=True)
+        ]
+        found = torch.autograd.grad(values, [given[name] for name in wanted], weights) if wanted else ()
+    return [v.detach().double() for v in values], [g.double() for g in found]
+
+
+def leaves_range(row, variant, scale):
+    words = row.id, row.id.partition(".")[0], variant.get("scheme")
+    return scale >= min(LEAVES.get(word, np.inf) for word in words)
+
+
+@pytest.mark.parametrize(
+    "dtype, scale",
+    [pytest.param(dtype, scale, id=f"{str(dtype)[6:]}-{scale:g}") for dtype in SCALES for scale in SCALES[dtype]],
+)
+@each_variant
+def test_the_ends_of_a_types_range(row, variant, dtype, scale):
+    """Where eager PyTorch in that type has what it has in float64, so has the kernel; and it is finite where that is.
+
+    Of values that do not leave the range the kernel has all.
+    """
+    size = {"N": 2, "C": 5, "T": 3, "H": 7, "W": 9}
+    args, maps = at_scale(row, variant, scale, dtype, size)
+    got, want, eager = (
+        outputs_at(function, row, variant, args, maps, scale, kind)
+        for function, kind in ((kernel(row), dtype), (operator(row), torch.float64), (operator(row), dtype))
+    )
+    follows = variant.get("scheme") == "released" and leaves_range(row, variant, scale)
+    for place, found in enumerate(zip(got, want, eager, strict=True)):
+        for ours, true, theirs in zip(*found, strict=True):
+            assert ours[theirs.isfinite()].isfinite().all()
+            finite = true[true.isfinite()].abs()
+            unit = UNIT_OF[dtype] * (finite.max() if finite.numel() else 1.0) + torch.finfo(dtype).tiny
+
+            def right(x, true=true, unit=unit):
+                return ((x - true).abs() <= unit) | (x == true) | (x.isnan() & true.isnan())
+
+            if follows:  # squares overflow in both: then the data moves nothing
+                near = (ours - theirs).abs() <= unit
+                assert place or (near | ~theirs.isfinite()).all()
+                continue
+            assert (right(ours) | ~right(theirs)).all()
+            if dtype != torch.float16 and not leaves_range(row, variant, scale):
+                assert right(theirs).double().mean() > 0.9
+                assert place or right(ours).all()
