@@ -587,16 +587,13 @@ def is_linear(row):
 
 
 def at_scale(row, variant, scale, dtype, size):
-    """Arguments as leaves, those that are maps times `scale`; and the cotangent's scale."""
+    """Arguments, those that are maps anywhere from -scale to scale; which these are."""
     arrays = without_eager(row, row.inputs(SeededFill((0,), 1.0, True, "float64"), **{d: size[d] for d in row.dims}))
     maps = [name for name in batched(row) if not (name == "flow" and row.id.startswith("warp.")) and name != "mask"]
-    args = {}
-    for name, value in tensors(arrays).items():
-        if value.is_floating_point():
-            largest = value.abs().max() if name in maps else 1.0
-            value = (value / largest * (scale if name in maps else 1.0)).to(dtype)
-        args[name] = value
-    return args, maps
+    args, random = tensors(arrays), torch.Generator().manual_seed(0)
+    for name in maps:
+        args[name] = (torch.rand(args[name].shape, generator=random, dtype=torch.float64) * 2 - 1) * scale
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in args.items()}, maps
 
 
 def outputs_at(function, row, variant, args, maps, scale, dtype):
