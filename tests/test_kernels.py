@@ -88,8 +88,18 @@ def sizes(row):
 
 
 if IMPL == "triton":
+    import triton
     import triton.language as tl
     from triton.runtime import interpreter
+
+    from motionspec.ops import tvl1_triton
+    from motionspec.ops.costvol_triton import _product as product
+
+    @triton.jit
+    def multiply(a, b, out, SIDE: tl.constexpr):
+        i = tl.arange(0, SIDE)
+        at = i[:, None] * SIDE + i[None, :]
+        tl.store(out + at, product(tl.load(a + at), tl.load(b + at), tl.zeros((SIDE, SIDE), tl.float32)))
 
     of_number = cache(interpreter._get_np_dtype)  # which makes a table of all types for each call
 
@@ -446,9 +456,12 @@ def test_off_of_more_rows_and_columns_than_a_program_has(name):
 
 
 @pytest.mark.parametrize("scheme", ["classic", "released"])
-@pytest.mark.parametrize("H, W, n_iter", [(5, 6, 0), (5, 6, 1), (5, 6, 8), (34, 33, 0), (34, 33, 5)])
+@pytest.mark.parametrize("H, W, n_iter", [(5, 6, 0), (5, 6, 1), (5, 6, 8), (34, 33, 0), (34, 33, 5), (34, 33, 10)])
 def test_representation_flow_in_any_number_of_iterations(H, W, n_iter, scheme):
-    """A map that fits a window: 8 are 3 + 3 + 2 for backward. One that takes four: 5 are 4 + 1, and back 2 + 2 + 1."""
+    """A map that fits a window: 8 are 3 + 3 + 2 for backward. One that takes four: 5 are 4 + 1, and back 2 + 2 + 1.
+
+    10 are 4 + 4 + 2: the second pass reads what the first wrote while its windows write what the third reads.
+    """
     row = covered(EQUATIONS["tvl1.representation_flow"])
     arrays = without_eager(row, row.inputs(SeededFill((0,), 1.0, True, "float64"), N=1, C=1, H=H, W=W))
     variant = {"scheme": scheme, "n_iter": n_iter}
@@ -460,6 +473,24 @@ def test_representation_flow_in_any_number_of_iterations(H, W, n_iter, scheme):
         return
     for a, b in zip(found, gradients(operator(row), row, variant, arrays), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+only_triton = pytest.mark.skipif(IMPL != "triton", reason="of Triton's programs")
+
+
+@only_triton
+@pytest.mark.parametrize("scheme", ["classic", "released"])
+@pytest.mark.parametrize("size", [(5, 20, 30), (1, 34, 33)], ids=["5 whole maps", "4 windows of a map"])
+def test_representation_flow_of_more_windows_than_programs(monkeypatch, size, scheme):
+    """Backward: two programs take one window after the other, in the same scratch buffer."""
+    monkeypatch.setattr(tvl1_triton, "_PROGRAMS", 2)
+    row = covered(EQUATIONS["tvl1.representation_flow"])
+    C, H, W = size
+    arrays = without_eager(row, row.inputs(SeededFill((0,), 1.0, True, "float64"), N=1, C=C, H=H, W=W))
+    variant = {"scheme": scheme, "n_iter": 3}
+    found = (gradients(function, row, variant, arrays) for function in (kernel(row), operator(row)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
 # Displacement map
@@ -561,6 +592,23 @@ def test_displacement_map_of_many_channels_is_as_exact_as_float32(dtype):
     weights = [g.double() for g in got[1:]]
     for g, w in zip(weights, want[1:], strict=True):
         torch.testing.assert_close(g, w, rtol=relative, atol=2e-6)
+
+
+@only_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_product_of_thirds_leaves_out_what_is_stated(dtype):
+    """One product in each sum, so that nothing is seen but what is left out, below 2^-24, and the rounding of six sums.
+
+    The product of the middle parts is up to 2^-18.
+    """
+    random = torch.Generator().manual_seed(0)
+    a, b = torch.rand((2, 16, 16), generator=random) + 1
+    a, b, out = a * torch.eye(16), b.to(dtype), torch.empty(16, 16)
+    multiply[(1,)](a, b, out, SIDE=16)
+    want = a.double() @ b.double()
+    assert ((out - want).abs() <= 2.0**-23 * want).all()
+    mantissas = a.diagonal().view(torch.int32) & 0x7FFF  # what is below the first third
+    assert (mantissas != 0).all()
 
 
 def test_displacement_map_of_one_gradient_alone():
