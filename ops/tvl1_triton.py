@@ -123,8 +123,8 @@ def _direction(gx, gy, lt, RELEASED: tl.constexpr):
 def _constants(f1, f2, at, here, W, edges, lt, WIDE: tl.constexpr, RELEASED: tl.constexpr):
     """rho / L, h, lambda theta L.
 
-    Divided, not multiplied by 1 / L, which may leave the range of the type. The squares of the scheme "released" may
-    too: then L is infinite, as in eager PyTorch, and nothing of the data is left.
+    The squares of the scheme "released" may leave the range of the type: then L is infinite, as in eager PyTorch, and
+    nothing of the data is left.
     """
     gx, gy = _image_gradient(f1, f2, at, here, W, edges, WIDE, RELEASED)
     length, divisor = _direction(gx, gy, lt, RELEASED)
@@ -134,7 +134,8 @@ def _constants(f1, f2, at, here, W, edges, lt, WIDE: tl.constexpr, RELEASED: tl.
         rho = tl.where(lt != lt, float("nan"), rho)
     else:
         limit = tl.where(lt != lt, float("inf"), limit)
-    return rho / divisor, gx / divisor, gy / divisor, limit
+    inverse = 1 / divisor
+    return rho * inverse, gx * inverse, gy * inverse, limit
 
 
 @triton.jit
@@ -323,8 +324,8 @@ def _backward(
         _add(by_frames + base + at, to_gx, owned, high < segments, WHOLE)
         _add(by_frames + (base + plane) + at, to_gy, owned, high < segments, WHOLE)
         _add(by_frames + (base + 2 * plane) + at, by_rho, owned, high < segments, WHOLE)
-        length = tl.where(by_limit == 0, 0.0, limit / w[5])  # infinite where nothing was clipped, for one
-        found = totals + (tl.where(owned, by_limit * length, 0.0),)
+        # A length may be infinite where nothing was clipped.
+        found = totals + (tl.where(owned & (by_limit != 0), by_limit * (limit / w[5]), 0.0),)
         for i in tl.static_range(6):
             tl.store(sums + tl.cast(item, tl.int64) * 6 + i, tl.sum(found[i]).to(tl.float64))
 
