@@ -57,7 +57,13 @@ def _norms(
         x = tl.load(at + c * stride_c, mask=inside & (c < C), other=0).to(WIDE) * scale
         squares += x * x
     square = tl.sum(squares, 0)
-    inverse = 1 / tl.sqrt(tl.where(square == 0, 1.0, square))
+    divisor = tl.where(square == 0, 1.0, square)
+    if (
+        f.dtype.element_ty != tl.float64
+    ):  # not by the approximations, whose error would be many exponents at a low temperature
+        inverse = tl.div_rn(1.0, tl.sqrt_rn(divisor))
+    else:
+        inverse = 1 / tl.sqrt(divisor)
     inverse = tl.where(square < float("inf"), tl.where(square == 0, 0.0, inverse), float("nan"))
     state += (n * PLANES + plane) * H * W + pixel
     tl.store(state, inverse, mask=inside)

@@ -12,7 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from motionspec.ops.checks import widened
-from motionspec.ops.compiled import apart, kernel, operator, part, share
+from motionspec.ops.compiled import apart, copy, kernel, operator, part, share
 from motionspec.ops.off import register, register_spatial
 
 # Elements of the rows that a piece of work takes of a frame: they stay in the cache until the next frame needs them.
@@ -50,69 +50,159 @@ def _differences(out, before, after):
         out[j] = after[j] - before[j]
 
 
+# Values: differences first, as in eager PyTorch, for a sum of three may leave the range of the type. Gradients: added
+# in the order of its backward pass. So both are finite where those of eager PyTorch are.
+
+
 @part
-def _rows(f, g, at, end, above, below, nothing, middle, down, across):
-    """Of the elements from `at` to `end` the sums down the columns of `f`, and the differences down those of `g`.
+def _drops(out, f, at, end, above, below, nothing):
+    """Differences down the columns, of the rows from `at` to `end`.
 
     Of the rows above and below them, False is outside the map, where all is 0.
     """
-    row, low, high = nothing.size, at if above else at + nothing.size, end if below else end - nothing.size
+    row = nothing.size
+    low, high = at if above else at + row, end if below else end - row
     if low < high:
-        i, k = low - at, high - at
-        _sums(down[i:k], f[low - row : high - row], f[low:high], f[low + row : high + row], middle)
-        _differences(across[i:k], g[low + row : high + row], g[low - row : high - row])
+        _differences(out[low - at : high - at], f[low + row : high + row], f[low - row : high - row])
     if not above:
         only = end == at + row and not below
-        _sums(down[:row], nothing, f[at : at + row], nothing if only else f[at + row : at + 2 * row], middle)
-        _differences(across[:row], nothing if only else g[at + row : at + 2 * row], nothing)
+        _differences(out[:row], nothing if only else f[at + row : at + 2 * row], nothing)
     if not below and (above or end > at + row):
-        i, k = end - at - row, end - at
-        _sums(down[i:k], f[end - 2 * row : end - row], f[end - row : end], nothing, middle)
-        _differences(across[i:k], nothing, g[end - 2 * row : end - row])
+        _differences(out[end - at - row : end - at], nothing, f[end - 2 * row : end - row])
 
 
 @part
-def _along(x, y, down, across, row, step, middle):
-    """Differences along the rows of `down`, which begins a step after its buffer, into x; sums of `across` into y."""
-    n, zero = x.size, x.dtype.type(0)
-    _differences(x, down[:n], down[2 * step :])
-    _sums(y, across[:n], across[step:], across[2 * step :], middle)
+def _totals(out, f, at, end, above, below, nothing, middle):
+    """Sums down the columns, otherwise as `_drops`."""
+    row = nothing.size
+    low, high = at if above else at + row, end if below else end - row
+    if low < high:
+        _sums(out[low - at : high - at], f[low - row : high - row], f[low:high], f[low + row : high + row], middle)
+    if not above:
+        only = end == at + row and not below
+        _sums(out[:row], nothing, f[at : at + row], nothing if only else f[at + row : at + 2 * row], middle)
+    if not below and (above or end > at + row):
+        _sums(out[end - at - row : end - at], f[end - 2 * row : end - row], f[end - row : end], nothing, middle)
+
+
+@part
+def _steps_along(x, a, row, step):
+    """Differences along the rows of `a`."""
+    n, two, zero = x.size, 2 * step, x.dtype.type(0)
+    if n > two:
+        _differences(x[step : n - step], a[: n - two], a[two:n])
     for k in range(0, n, row):  # what was taken from the rows' neighbours
         for left in range(k, k + step):
             right, wide = left + row - step, row > step
-            x[left] = down[left + 2 * step] if wide else zero
-            x[right] = -down[right] if wide else zero
-            y[left] = middle * across[left + step] + (across[left + 2 * step] if wide else zero)
-            y[right] = middle * across[right + step] + (across[right] if wide else zero)
+            x[left] = a[left + step] if wide else zero
+            x[right] = -a[right - step] if wide else zero
+
+
+@part
+def _sums_along(y, a, row, step, middle):
+    """Sums along the rows of `a`."""
+    n, two, zero = y.size, 2 * step, y.dtype.type(0)
+    if n > two:
+        _sums(y[step : n - step], a[: n - two], a[step : n - step], a[two:n], middle)
+    for k in range(0, n, row):  # what was taken from the rows' neighbours
+        for left in range(k, k + step):
+            right, wide = left + row - step, row > step
+            y[left] = middle * a[left] + (a[left + step] if wide else zero)
+            if wide:
+                y[right] = a[right - step] + middle * a[right]
+
+
+@part
+def _with_neighbours(buffer, n, row, above, below):
+    """From where to where n elements and the rows above and below them are within the map; 0 what is not."""
+    if not above:
+        buffer[:row] = buffer.dtype.type(0)
+    if not below:
+        buffer[row + n : 2 * row + n] = buffer.dtype.type(0)
+    return 0 if above else row, n + (2 * row if below else row)
+
+
+@part
+def _gradient(x, y, f, at, above, below, nothing, step, middle, steps, across):
+    """Both derivatives of the rows of `f` from `at`; steps, across: to work in, `steps` with two rows more."""
+    n, row = x.size, nothing.size
+    begin, stop = _with_neighbours(steps, n, row, above, below)
+    _steps_along(steps[begin:stop], f[at - row + begin : at - row + stop], row, step)
+    _sums(x, steps, steps[row:], steps[2 * row :], middle)
+    _drops(across, f, at, at + n, above, below, nothing)
+    _sums_along(y, across[:n], row, step, middle)
 
 
 @kernel
 def _spatial(f, Fx, Fy, H, rows, row, step, middle, low, high):
     """Of planes that lie one after the other, as those of `f` do."""
-    down, across = np.zeros(rows * row + 2 * step, f.dtype), np.zeros(rows * row + 2 * step, f.dtype)
+    steps, across = np.zeros((rows + 2) * row, f.dtype), np.zeros(rows * row, f.dtype)
     nothing, bands = np.zeros(row, f.dtype), (H + rows - 1) // rows
     for piece in range(low, high):
         plane, first = piece // bands, piece % bands * rows
         last = min(first + rows, H)
         at, end = (plane * H + first) * row, (plane * H + last) * row
-        _rows(f, f, at, end, first > 0, last < H, nothing, middle, down[step:], across[step:])
-        _along(Fx[at:end], Fy[at:end], down, across, row, step, middle)
+        _gradient(Fx[at:end], Fy[at:end], f, at, first > 0, last < H, nothing, step, middle, steps, across)
+
+
+@apart
+def _less(out, above, below, left, right):
+    for j in range(out.size):
+        out[j] = ((below[j] - above[j]) - right[j]) + left[j]
+
+
+@part
+def _back(out, Fx, at, Fy, over, above, below, nothing, step, middle, sums, down):
+    """The adjoint of `_gradient`, of the rows of Fx from `at` and of Fy from `over`.
+
+    The kernels are odd, so the adjoint of each is itself with the other sign.
+    """
+    n, row = out.size, nothing.size
+    begin, stop = _with_neighbours(sums, n, row, above, below)
+    _sums_along(sums[begin:stop], Fy[over - row + begin : over - row + stop], row, step, middle)
+    _totals(down, Fx, at, at + n, above, below, nothing, middle)
+    if n > 2 * step:
+        _less(out[step : n - step], sums[step:], sums[2 * row + step :], down, down[2 * step :])
+    for k in range(0, n, row):  # what was taken from the rows' neighbours
+        for left in range(k, k + step):
+            right, wide = left + row - step, row > step
+            out[left] = sums[2 * row + left] - sums[left]
+            if wide:
+                out[left] -= down[left + step]
+                out[right] = (sums[2 * row + right] - sums[right]) + down[right - step]
 
 
 @kernel
 def _spatial_adjoint(Fx, Fy, out, H, rows, row, step, middle, low, high):
-    """The kernels are odd, so the adjoint of each is itself with the other sign."""
-    down, across = np.zeros(rows * row + 2 * step, out.dtype), np.zeros(rows * row + 2 * step, out.dtype)
-    nothing, bands, y = np.zeros(row, out.dtype), (H + rows - 1) // rows, np.zeros(rows * row, out.dtype)
+    sums, down = np.zeros((rows + 2) * row, out.dtype), np.zeros(rows * row, out.dtype)
+    nothing, bands = np.zeros(row, out.dtype), (H + rows - 1) // rows
     for piece in range(low, high):
         plane, first = piece // bands, piece % bands * rows
         last = min(first + rows, H)
         at, end = (plane * H + first) * row, (plane * H + last) * row
-        _rows(Fx, Fy, at, end, first > 0, last < H, nothing, middle, down[step:], across[step:])
-        x = out[at:end]
-        _along(x, y[: end - at], down, across, row, step, middle)
-        for j in range(x.size):
-            x[j] = -(x[j] + y[j])
+        _back(out[at:end], Fx, at, Fy, at, first > 0, last < H, nothing, step, middle, sums, down)
+
+
+# Where C is innermost the blocks of a pixel stand together: rows are walked one by one, and what is between their
+# pixels left out. What a row's neighbours need of it is kept, three rows of it.
+
+
+@part
+def _pixels(out, f, g, at, y, H, length, begun, nothing, middle, steps, buffer):
+    """All of row y, which begins at `at`; `begun` if the row above was the last one."""
+    row = nothing.size
+    for k in range(1 if begun else -1, 2):
+        if y + k >= 0 and y + k < H:
+            _steps_along(steps[(y + k) % 3], f[at + k * row : at + (k + 1) * row], row, length)
+        else:
+            steps[(y + k) % 3] = f.dtype.type(0)
+    above, here, below = steps[(y + 2) % 3], steps[y % 3], steps[(y + 1) % 3]
+    _drops(buffer[length:], f, at, at + row, y > 0, y < H - 1, nothing)
+    for i in range(0, row, length):
+        pixel, left = out[3 * i : 3 * i + 3 * length], buffer[i:]
+        _sums(pixel[:length], above[i:], here[i:], below[i:], middle)
+        _sums(pixel[length : 2 * length], left, left[length:], left[2 * length :], middle)
+        _differences(pixel[2 * length :], f[at + i :], g[at + i :])
 
 
 @kernel
@@ -120,66 +210,83 @@ def _forward(f, g, out, planes, frames, pairs, H, rows, groups, length, last, mi
     """The frames of `f` are the earlier ones, those of `g` the later; `frames` to a plane."""
     row, step = groups * length, length if last else 1
     few = 1 if last else max(_CHUNK // row, 1)  # rows that are walked as one
-    down, across = np.zeros(few * row + 2 * step, f.dtype), np.zeros(few * row + 2 * step, f.dtype)
-    nothing = np.zeros(row, f.dtype)
+    steps, across = np.zeros((few + 2) * row, f.dtype), np.zeros(few * row + 2 * step, f.dtype)
+    three, nothing = steps[: 3 * row].reshape((3, row)), np.zeros(row, f.dtype)
     for piece in range(low, high):
         plane, first, end, begin, wide, block = _place(piece, planes, pairs, H, rows, row, length, last)
         for t in range(pairs):
             for y in range(first, end, few):
                 below = min(y + few, end)
                 at = ((plane * frames + t) * H + y) * row
-                to, place = at + (below - y) * row, begin + (t * H + y) * wide
-                _rows(f, f, at, to, y > 0, below < H, nothing, middle, down[step:], across[step:])
-                if not last:
-                    n = to - at
+                n, place = (below - y) * row, begin + (t * H + y) * wide
+                if last:
+                    pixels = out[place : place + wide]
+                    _pixels(pixels, f, g, at, y, H, length, y > first, nothing, middle, three, across)
+                else:
                     dx, dy = out[place : place + n], out[place + block : place + block + n]
-                    _along(dx, dy, down, across, row, step, middle)
-                    _differences(out[place + 2 * block : place + 2 * block + n], f[at:to], g[at:to])
-                for i in range(0, row if last else 0, length):  # pixel by pixel
-                    k = place + 3 * i
-                    _differences(out[k : k + length], down[i : i + length], down[i + 2 * step :])
-                    dy, left = out[k + block : k + block + length], across[i:]
-                    _sums(dy, left, left[step:], left[2 * step :], middle)
-                    _differences(out[k + 2 * block : k + 2 * block + length], f[at + i :], g[at + i :])
+                    _gradient(dx, dy, f, at, y > 0, below < H, nothing, step, middle, steps, across)
+                    _differences(out[place + 2 * block : place + 2 * block + n], f[at : at + n], g[at : at + n])
+
+
+@part
+def _line(to, Fy, groups, length, middle, buffer):
+    """Sums along x of one row of the gradient of Fy, or 0."""
+    for q in range(groups):
+        copy(buffer[(q + 1) * length : (q + 2) * length], Fy[q * 3 * length :])
+    _sums(to, buffer, buffer[length:], buffer[2 * length :], middle)
+
+
+@part
+def _pixels_back(out, grad, place, y, H, wide, length, begun, nothing, middle, sums, down, buffer):
+    """`_back` of row y, whose gradient begins at `place`; `begun` if the row above was the last one."""
+    groups = out.size // length
+    for k in range(1 if begun else -1, 2):
+        if y + k >= 0 and y + k < H:
+            _line(sums[(y + k) % 3], grad[place + k * wide + length :], groups, length, middle, buffer)
+        else:
+            sums[(y + k) % 3] = grad.dtype.type(0)
+    for q in range(groups):
+        here = grad[place + q * 3 * length :]
+        above = grad[place + q * 3 * length - wide :] if y > 0 else nothing
+        below = grad[place + q * 3 * length + wide :] if y < H - 1 else nothing
+        _sums(down[(q + 1) * length : (q + 2) * length], above, here, below, middle)
+    _less(out, sums[(y + 2) % 3], sums[(y + 1) % 3], down, down[2 * length :])
+
+
+@apart
+def _between(out, before, now):
+    """The gradient of Ft, of the pair whose later frame it is and of that whose earlier one."""
+    for e in range(out.size):
+        out[e] = (out[e] - now[e]) + before[e]
 
 
 @kernel
 def _adjoint(grad, out, planes, pairs, H, rows, groups, length, last, middle, low, high):
-    """Of each frame. The printed kernels are odd, so the adjoint of each is itself with the other sign."""
+    """Of each frame."""
     row, step = groups * length, length if last else 1
-    nothing = np.zeros(length, out.dtype)
-    down, across = np.zeros(row + 2 * step, out.dtype), np.zeros(row + 2 * step, out.dtype)
+    few = 1 if last else max(_CHUNK // row, 1)  # rows that are walked as one
+    sums, down = np.zeros((few + 2) * row, out.dtype), np.zeros(few * row + 2 * step, out.dtype)
+    three, buffer = sums[: 3 * row].reshape((3, row)), np.zeros(row + 2 * step, out.dtype)
+    nothing = np.zeros(few * row, out.dtype)
     for piece in range(low, high):
         plane, first, end, begin, wide, block = _place(piece, planes, pairs, H, rows, row, length, last)
         for t in range(pairs + 1):
-            if t == pairs:  # no pair has it as the earlier frame
-                down[:], across[:] = out.dtype.type(0), out.dtype.type(0)
-            for y in range(first, end):
-                at = ((plane * (pairs + 1) + t) * H + y) * row
-                for q in range(groups):
-                    place = begin + (t * H + y) * wide + q * 3 * length
-                    if t < pairs:
-                        here = grad[place:]
-                        above = grad[place - wide :] if y > 0 else nothing
-                        below = grad[place + wide :] if y < H - 1 else nothing
-                        total = down[step + q * length :]
-                        for e in range(length):
-                            total[e] = above[e] + middle * here[e] + below[e]
-                        above = grad[place + block - wide :] if y > 0 else nothing
-                        below = grad[place + block + wide :] if y < H - 1 else nothing
-                        total = across[step + q * length :]
-                        for e in range(length):
-                            total[e] = above[e] - below[e]
-                    now = grad[place + 2 * block :] if t < pairs else nothing
-                    before = grad[place + 2 * block - H * wide :] if t > 0 else nothing
-                    d = out[at + q * length : at + (q + 1) * length]
-                    for e in range(length):
-                        d[e] = before[e] - now[e]
-                d = out[at : at + row]
-                for j in range(row):
-                    d[j] -= down[j + 2 * step] - down[j]
-                for j in range(row):
-                    d[j] -= across[j] + middle * across[j + step] + across[j + 2 * step]
+            for y in range(first, end, few):
+                below = min(y + few, end)
+                at, place = ((plane * (pairs + 1) + t) * H + y) * row, begin + (t * H + y) * wide
+                d, none = out[at : at + (below - y) * row], nothing[:row]
+                if t == pairs:  # no pair has it as the earlier frame
+                    d[:] = out.dtype.type(0)
+                elif last:
+                    _pixels_back(d, grad, place, y, H, wide, length, y > first, none, middle, three, down, buffer)
+                else:
+                    _back(d, grad, place, grad, place + block, y > 0, below < H, none, step, middle, sums, down)
+                size = length if last else d.size  # that stand together
+                for i in range(0, d.size, size):
+                    k = place + 2 * block + 3 * i
+                    now = grad[k:] if t < pairs else nothing
+                    before = grad[k - H * wide :] if t > 0 else nothing
+                    _between(d[i : i + size], before, now)
 
 
 def _last(tensor: Tensor) -> bool:

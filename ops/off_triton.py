@@ -44,21 +44,21 @@ def _forward(
     Fy = Fx + block_size
     Ft = Fy + block_size
     for _ in range(pairs):
-        # Of the two rows above: differences along x, sums along x. Each begins as its own: see tools/carried.py.
-        d0, d1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
-        s0, s1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
+        # Three values of each of the two rows above. Each begins as its own: see tools/carried.py.
+        a0, b0, c0 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
+        a1, b1, c1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
         for k in range(-1, ROWS + 1):
             there = (row + k >= 0) & (row + k < H)
-            a = tl.load(f + k * W - 1, mask=left & there, other=0).to(WIDE)
-            b = tl.load(f + k * W, mask=inside & there, other=0).to(WIDE)
-            c = tl.load(f + k * W + 1, mask=right & there, other=0).to(WIDE)
-            d2, s2 = c - a, a + MIDDLE * b + c
+            a2 = tl.load(f + k * W - 1, mask=left & there, other=0).to(WIDE)
+            b2 = tl.load(f + k * W, mask=inside & there, other=0).to(WIDE)
+            c2 = tl.load(f + k * W + 1, mask=right & there, other=0).to(WIDE)
             here = inside & there & (k >= 0) & (k < ROWS)
-            tl.store(Ft + k * W, tl.load(g + k * W, mask=here).to(WIDE) - b, mask=here)
+            tl.store(Ft + k * W, tl.load(g + k * W, mask=here).to(WIDE) - b2, mask=here)
             above = inside & (k >= 1) & (row + k - 1 < H)
-            tl.store(Fx + (k - 1) * W, d0 + MIDDLE * d1 + d2, mask=above)
-            tl.store(Fy + (k - 1) * W, s0 - s2, mask=above)
-            d0, d1, s0, s1 = d1, d2, s1, s2
+            # Differences first, as in eager PyTorch: a sum of three could leave the range of the type.
+            tl.store(Fx + (k - 1) * W, (c0 - a0) + MIDDLE * (c1 - a1) + (c2 - a2), mask=above)
+            tl.store(Fy + (k - 1) * W, (a0 - a2) + MIDDLE * (b0 - b2) + (c0 - c2), mask=above)
+            a0, b0, c0, a1, b1, c1 = a1, b1, c1, a2, b2, c2
         f += frame_size
         g += frame_size
         Fx += frame_size
@@ -78,22 +78,26 @@ def _adjoint(
     t = y + block_size
     o = out + plane * (pairs + 1) * frame_size + row * W + column
     for frame in range(pairs + 1):
-        d0, d1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
+        # Of the two rows above: the gradients of Fx to the left and to the right, sums along x of those of Fy.
+        l0, l1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
+        r0, r1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
         s0, s1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)
         for k in range(-1, ROWS + 1):
             there = (row + k >= 0) & (row + k < H)
             first = there & (frame < pairs)  # the frame is the earlier one of a pair
-            ax = tl.load(x + k * W - 1, mask=left & first, other=0).to(WIDE)
-            cx = tl.load(x + k * W + 1, mask=right & first, other=0).to(WIDE)
+            l2 = tl.load(x + k * W - 1, mask=left & first, other=0).to(WIDE)
+            r2 = tl.load(x + k * W + 1, mask=right & first, other=0).to(WIDE)
             ay = tl.load(y + k * W - 1, mask=left & first, other=0).to(WIDE)
             by = tl.load(y + k * W, mask=inside & first, other=0).to(WIDE)
             cy = tl.load(y + k * W + 1, mask=right & first, other=0).to(WIDE)
-            d2, s2 = cx - ax, ay + MIDDLE * by + cy
+            s2 = ay + MIDDLE * by + cy
             above = inside & (k >= 1) & (row + k - 1 < H)
             now = tl.load(t + (k - 1) * W, mask=above & (frame < pairs), other=0).to(WIDE)
             before = tl.load(t - frame_size + (k - 1) * W, mask=above & (frame > 0), other=0).to(WIDE)
-            tl.store(o + (k - 1) * W, (before - now) - (d0 + MIDDLE * d1 + d2) - (s0 - s2), mask=above)
-            d0, d1, s0, s1 = d1, d2, s1, s2
+            # Added in the order of eager PyTorch's backward pass: finite where that is.
+            along = (s2 - s0) - (r0 + MIDDLE * r1 + r2) + (l0 + MIDDLE * l1 + l2)
+            tl.store(o + (k - 1) * W, (along - now) + before, mask=above)
+            l0, l1, r0, r1, s0, s1 = l1, l2, r1, r2, s1, s2
         x += frame_size
         y += frame_size
         t += frame_size

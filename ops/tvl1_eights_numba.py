@@ -3,8 +3,8 @@
 Layout. The maps go side by side, a lane each: whatever is done to a cell is done to eight numbers that lie together, a
 vector of AVX2 in float32, whose neighbours are whole vectors too. What an iteration changes is mixed, the six numbers
 of a cell next to each other, so that a row of it needs one pointer; what it only reads lies in planes
-(`tvl1_planes_numba`). A row has a cell more on both sides, for the border rule: the last flow again, and a dual field
-of 0.
+(`tvl1_planes_numba`, which also keeps them in the range of the type). A row has a cell more on both sides, for the
+border rule: the last flow again, and a dual field of 0.
 
 Order. An iteration goes down the rows: the flow of one, and in the same loop the dual fields of the row two above it,
 for which nothing has to be waited. The next iteration's first rows go with the last dual fields of the one before.

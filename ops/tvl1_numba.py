@@ -5,7 +5,8 @@ computed alone, with its state, six planes of `tvl1_planes_numba` with V = 1, in
 border rule come out: the last flow again, so that its difference is 0; a dual field of 0.
 
 Arithmetic. The three cases of (3) are u - h clamp(rho / L, +-lambda theta L) with L = |g|, h = g / L; in the scheme
-"released" with L = sqrt(|g|^2 + 1e-12). Parameters and their gradients are float64 between maps.
+"released" with L = sqrt(|g|^2 + 1e-12), whose squares may leave the range of the type: then L is infinite, as in
+eager PyTorch, and the data moves nothing. Parameters and their gradients are float64 between maps.
 
 Backward computes a map again, from every k-th iterate, and keeps k states: all of them where they fit into the second
 cache, else k = sqrt(n). It holds memory for one map per thread, whatever the batch.

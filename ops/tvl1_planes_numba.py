@@ -64,10 +64,17 @@ def _difference(out, ahead, behind, factor):
 
 
 @apart
-def _smooth(out, before, a, after):
-    eighth = a.dtype.type(0.125)
+def _halves(out, ahead, behind):
+    """Half the difference, which may itself leave the range of the type."""
+    half = out.dtype.type(0.5)
     for i in range(out.size):
-        out[i] = (before[i] + after[i] + (a[i] + a[i])) * eighth
+        out[i] = ahead[i] * half - behind[i] * half
+
+
+@apart
+def _smooth(out, before, a, after, factor):
+    for i in range(out.size):
+        out[i] = (before[i] + after[i] + (a[i] + a[i])) * factor
 
 
 @apart
@@ -77,33 +84,32 @@ def _add(out, a):
 
 
 @apart
-def _smooth_down(out, a, S):
-    """By [1, 2, 1] / 8 along y, the border repeated: its own adjoint."""
+def _smooth_down(out, a, S, factor):
+    """By [1, 2, 1] times factor along y, the border repeated: its own adjoint."""
     _repeat(a, S)
-    _smooth(inner(out, S, 0), inner(a, S, -S), inner(a, S, 0), inner(a, S, S))
+    _smooth(inner(out, S, 0), inner(a, S, -S), inner(a, S, 0), inner(a, S, S), factor)
 
 
 @apart
-def _smooth_across(out, a, S, V):
-    _smooth(inner(out, S, 0), inner(a, S, -V), inner(a, S, 0), inner(a, S, V))
-    eighth = a.dtype.type(0.125)
+def _smooth_across(out, a, S, V, factor):
+    _smooth(inner(out, S, 0), inner(a, S, -V), inner(a, S, 0), inner(a, S, V), factor)
     for first in range(S, a.size - S, S):
         for i in range(first, first + V):
             last = i + S - 2 * V
             before, after = a[max(last - V, i)], a[min(i + V, last)]
-            edge = (a[i] + after + (a[i] + a[i])) * eighth
-            out[last] = (a[last] + before + (a[last] + a[last])) * eighth
+            edge = (a[i] + after + (a[i] + a[i])) * factor
+            out[last] = (a[last] + before + (a[last] + a[last])) * factor
             out[i] = edge
 
 
 @apart
 def _gradient(gx, gy, f2, spare, f1, S, V, released):
     """The image gradient of the second map; of the first in the border lines if `released`."""
-    one, half = f2.dtype.type(1), f2.dtype.type(0.5)
+    one, half, eighth = f2.dtype.type(1), f2.dtype.type(0.5), f2.dtype.type(0.125)
     _repeat(f2, S)
     if released:
-        _difference(inner(gx, S, 0), inner(f2, S, V), inner(f2, S, -V), half)
-        _difference(inner(gy, S, 0), inner(f2, S, S), inner(f2, S, -S), half)
+        _halves(inner(gx, S, 0), inner(f2, S, V), inner(f2, S, -V))
+        _halves(inner(gy, S, 0), inner(f2, S, S), inner(f2, S, -S))
         for first in range(S, f1.size - S, S):
             for i in range(first, first + V):
                 last = i + S - 2 * V
@@ -114,22 +120,22 @@ def _gradient(gx, gy, f2, spare, f1, S, V, released):
             gy[top + i] = (f1[min(top + S, bottom) + i] - f1[top + i]) * half
             gy[bottom + i] = (f1[bottom + i] - f1[max(bottom - S, top) + i]) * half
         return
-    # Differences first: what is equal leaves exactly 0.
-    _difference(inner(spare, S, 0), inner(f2, S, V), inner(f2, S, -V), one)
+    # Differences first: what is equal leaves exactly 0. Eighths of them, whose sums stay in the range of the type.
+    _difference(inner(spare, S, 0), inner(f2, S, V), inner(f2, S, -V), eighth)
     for first in range(S, f2.size - S, S):
         for i in range(first, first + V):
             last = i + S - 2 * V
-            spare[i] = f2[min(i + V, last)] - f2[i]
-            spare[last] = f2[last] - f2[max(last - V, i)]
-    _smooth_down(gx, spare, S)
-    _difference(inner(spare, S, 0), inner(f2, S, S), inner(f2, S, -S), one)
-    _smooth_across(gy, spare, S, V)
+            spare[i] = (f2[min(i + V, last)] - f2[i]) * eighth
+            spare[last] = (f2[last] - f2[max(last - V, i)]) * eighth
+    _smooth_down(gx, spare, S, one)
+    _difference(inner(spare, S, 0), inner(f2, S, S), inner(f2, S, -S), eighth)
+    _smooth_across(gy, spare, S, V, one)
 
 
 @apart
 def gradient_backward(bar2, bar1, gx, gy, spare, S, V, released):
     """Add the adjoint of `_gradient` to bar2 and, if `released`, to bar1. Destroys gx and gy."""
-    zero, half, one = gx.dtype.type(0), gx.dtype.type(0.5), gx.dtype.type(1)
+    zero, half, one, eighth = gx.dtype.type(0), gx.dtype.type(0.5), gx.dtype.type(1), gx.dtype.type(0.125)
     wide, high, top, bottom = S > 2 * V, gx.size > 3 * S, S, gx.size - 2 * S
     if released:
         for first in range(S, gx.size - S, S):
@@ -156,7 +162,7 @@ def gradient_backward(bar2, bar1, gx, gy, spare, S, V, released):
         _difference(inner(spare, S, 0), inner(gy, S, -S), inner(gy, S, S), half)
         _add(inner(bar2, S, 0), inner(spare, S, 0))
         return
-    _smooth_down(spare, gx, S)
+    _smooth_down(spare, gx, S, eighth)
     _difference(inner(gx, S, 0), inner(spare, S, -V), inner(spare, S, V), one)
     for first in range(S, gx.size - S, S):
         for i in range(first, first + V):
@@ -166,7 +172,7 @@ def gradient_backward(bar2, bar1, gx, gy, spare, S, V, released):
             if not wide:
                 gx[i] = 0
     _add(inner(bar2, S, 0), inner(gx, S, 0))
-    _smooth_across(spare, gy, S, V)
+    _smooth_across(spare, gy, S, V, eighth)
     for i in range(S):
         spare[i] = -spare[top + i]
         spare[bottom + S + i] = -spare[bottom + i]

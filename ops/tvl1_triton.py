@@ -84,11 +84,16 @@ def _image_gradient(f1, f2, at, here, W, edges, WIDE: tl.constexpr, RELEASED: tl
     if RELEASED:
         inner_x, inner_y = right & left & here, down & up & here
         outer_x, outer_y = here & (inner_x == 0), here & (inner_y == 0)
-        x = tl.load(f2 + e, mask=inner_x, other=0).to(WIDE) - tl.load(f2 + w, mask=inner_x, other=0).to(WIDE)
-        x += tl.load(f1 + e, mask=outer_x, other=0).to(WIDE) - tl.load(f1 + w, mask=outer_x, other=0).to(WIDE)
-        y = tl.load(f2 + s, mask=inner_y, other=0).to(WIDE) - tl.load(f2 + n, mask=inner_y, other=0).to(WIDE)
-        y += tl.load(f1 + s, mask=outer_y, other=0).to(WIDE) - tl.load(f1 + n, mask=outer_y, other=0).to(WIDE)
-        gx, gy = 0.5 * x, 0.5 * y
+        # Halves first, as in eager PyTorch: of a difference that leaves the range of the type the half does not.
+        gx = 0.5 * tl.load(f2 + e, mask=inner_x, other=0).to(WIDE) - 0.5 * tl.load(f2 + w, mask=inner_x, other=0).to(
+            WIDE
+        )
+        gy = 0.5 * tl.load(f2 + s, mask=inner_y, other=0).to(WIDE) - 0.5 * tl.load(f2 + n, mask=inner_y, other=0).to(
+            WIDE
+        )
+        x = tl.load(f1 + e, mask=outer_x, other=0).to(WIDE) - tl.load(f1 + w, mask=outer_x, other=0).to(WIDE)
+        y = tl.load(f1 + s, mask=outer_y, other=0).to(WIDE) - tl.load(f1 + n, mask=outer_y, other=0).to(WIDE)
+        gx, gy = gx + 0.5 * x, gy + 0.5 * y
     else:
         nw = tl.load(f2 + (n - left), mask=here, other=0).to(WIDE)
         ne = tl.load(f2 + (n + right), mask=here, other=0).to(WIDE)
@@ -96,13 +101,15 @@ def _image_gradient(f1, f2, at, here, W, edges, WIDE: tl.constexpr, RELEASED: tl
         se = tl.load(f2 + (s + right), mask=here, other=0).to(WIDE)
         x = tl.load(f2 + e, mask=here, other=0).to(WIDE) - tl.load(f2 + w, mask=here, other=0).to(WIDE)
         y = tl.load(f2 + s, mask=here, other=0).to(WIDE) - tl.load(f2 + n, mask=here, other=0).to(WIDE)
-        gx, gy = ((ne - nw) + (se - sw) + 2 * x) * 0.125, ((sw - nw) + (se - ne) + 2 * y) * 0.125
+        # Eighths before sums, which do not leave the range of the type then.
+        gx = 0.125 * (ne - nw) + 0.125 * (se - sw) + 0.25 * x
+        gy = 0.125 * (sw - nw) + 0.125 * (se - ne) + 0.25 * y
     return gx, gy
 
 
 @triton.jit
 def _direction(gx, gy, lt, RELEASED: tl.constexpr):
-    """L = |g|, and 1 / L, which is 0 where lambda theta L^2 is."""
+    """L = |g|, and what to divide by: L, or 1 where lambda theta L is 0."""
     if RELEASED:
         length = tl.sqrt(gx * gx + gy * gy + 1e-12)
     else:  # the larger part is taken out, for its square may underflow
@@ -110,22 +117,26 @@ def _direction(gx, gy, lt, RELEASED: tl.constexpr):
         large, small = tl.where(x > y, x, y), tl.where(x > y, y, x)
         ratio = small / tl.where(large == 0, 1.0, large)
         length = large * tl.sqrt(1 + ratio * ratio)
-    tiny = lt * length * length == 0
-    return length, tl.where(tiny, 0.0, 1 / tl.where(tiny, 1.0, length))
+    return length, tl.where(lt * length == 0, 1.0, length)
 
 
 @triton.jit
 def _constants(f1, f2, at, here, W, edges, lt, WIDE: tl.constexpr, RELEASED: tl.constexpr):
-    """rho / L, h, lambda theta L."""
+    """rho / L, h, lambda theta L.
+
+    The squares of the scheme "released" may leave the range of the type: then L is infinite, as in eager PyTorch, and
+    nothing of the data is left.
+    """
     gx, gy = _image_gradient(f1, f2, at, here, W, edges, WIDE, RELEASED)
-    length, inverse = _direction(gx, gy, lt, RELEASED)
+    length, divisor = _direction(gx, gy, lt, RELEASED)
     rho = tl.load(f2 + at, mask=here, other=0).to(WIDE) - tl.load(f1 + at, mask=here, other=0).to(WIDE)
-    limit = tl.where(inverse == 0, 0 * length, lt * length)
+    limit = lt * length
     if RELEASED:  # torch.clamp hands on a limit of NaN, and no derivative; a comparison with it clips nothing
         rho = tl.where(lt != lt, float("nan"), rho)
     else:
         limit = tl.where(lt != lt, float("inf"), limit)
-    return tl.where(inverse == 0, rho, rho * inverse), gx * inverse, gy * inverse, limit
+    inverse = 1 / divisor
+    return rho * inverse, gx * inverse, gy * inverse, limit
 
 
 @triton.jit
@@ -314,7 +325,8 @@ def _backward(
         _add(by_frames + base + at, to_gx, owned, high < segments, WHOLE)
         _add(by_frames + (base + plane) + at, to_gy, owned, high < segments, WHOLE)
         _add(by_frames + (base + 2 * plane) + at, by_rho, owned, high < segments, WHOLE)
-        found = totals + (tl.where(owned, by_limit * (limit / w[5]), 0.0),)
+        # A length may be infinite where nothing was clipped.
+        found = totals + (tl.where(owned & (by_limit != 0), by_limit * (limit / w[5]), 0.0),)
         for i in tl.static_range(6):
             tl.store(sums + tl.cast(item, tl.int64) * 6 + i, tl.sum(found[i]).to(tl.float64))
 
@@ -341,8 +353,10 @@ def _to_frames(
     gx, gy = by_frames, by_frames + cells
     edges = (x < W - 1, y < H - 1, x > 0, y > 0, 0, 0, 0, 0)
     x_f2, y_f2 = _image_gradient(f1, f2, at, mask, W, edges, WIDE, RELEASED)
-    _norm, inverse = _direction(x_f2, y_f2, tl.load(numbers + 5), RELEASED)
-    to2 = tl.load(gy + cells + at, mask=mask, other=0) * inverse
+    lt = tl.load(numbers + 5)
+    length, divisor = _direction(x_f2, y_f2, lt, RELEASED)
+    to2 = tl.load(gy + cells + at, mask=mask, other=0) / divisor
+    to2 = tl.where(lt * length * length == 0, 0.0, to2)  # what is not clipped there has no rho, and no derivative
     to1 = -to2
     if RELEASED:
         a, b, outer_a, outer_b = _difference_back(gx, at, x, W, 1, mask)

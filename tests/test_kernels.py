@@ -88,8 +88,18 @@ def sizes(row):
 
 
 if IMPL == "triton":
+    import triton
     import triton.language as tl
     from triton.runtime import interpreter
+
+    from motionspec.ops import tvl1_triton
+    from motionspec.ops.costvol_triton import _product as product
+
+    @triton.jit
+    def multiply(a, b, out, SIDE: tl.constexpr):
+        i = tl.arange(0, SIDE)
+        at = i[:, None] * SIDE + i[None, :]
+        tl.store(out + at, product(tl.load(a + at), tl.load(b + at), tl.zeros((SIDE, SIDE), tl.float32)))
 
     of_number = cache(interpreter._get_np_dtype)  # which makes a table of all types for each call
 
@@ -460,9 +470,12 @@ def test_off_of_more_rows_and_columns_than_a_program_has(name):
 
 
 @pytest.mark.parametrize("scheme", ["classic", "released"])
-@pytest.mark.parametrize("H, W, n_iter", [(5, 6, 0), (5, 6, 1), (5, 6, 8), (34, 33, 0), (34, 33, 5)])
+@pytest.mark.parametrize("H, W, n_iter", [(5, 6, 0), (5, 6, 1), (5, 6, 8), (34, 33, 0), (34, 33, 5), (34, 33, 10)])
 def test_representation_flow_in_any_number_of_iterations(H, W, n_iter, scheme):
-    """A map that fits a window: 8 are 3 + 3 + 2 for backward. One that takes four: 5 are 4 + 1, and back 2 + 2 + 1."""
+    """A map that fits a window: 8 are 3 + 3 + 2 for backward. One that takes four: 5 are 4 + 1, and back 2 + 2 + 1.
+
+    10 are 4 + 4 + 2: the second pass reads what the first wrote while its windows write what the third reads.
+    """
     row = covered(EQUATIONS["tvl1.representation_flow"])
     arrays = without_eager(row, row.inputs(SeededFill((0,), 1.0, True, "float64"), N=1, C=1, H=H, W=W))
     variant = {"scheme": scheme, "n_iter": n_iter}
@@ -474,6 +487,24 @@ def test_representation_flow_in_any_number_of_iterations(H, W, n_iter, scheme):
         return
     for a, b in zip(found, gradients(operator(row), row, variant, arrays), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+only_triton = pytest.mark.skipif(IMPL != "triton", reason="of Triton's programs")
+
+
+@only_triton
+@pytest.mark.parametrize("scheme", ["classic", "released"])
+@pytest.mark.parametrize("size", [(5, 20, 30), (1, 34, 33)], ids=["5 whole maps", "4 windows of a map"])
+def test_representation_flow_of_more_windows_than_programs(monkeypatch, size, scheme):
+    """Backward: two programs take one window after the other, in the same scratch buffer."""
+    monkeypatch.setattr(tvl1_triton, "_PROGRAMS", 2)
+    row = covered(EQUATIONS["tvl1.representation_flow"])
+    C, H, W = size
+    arrays = without_eager(row, row.inputs(SeededFill((0,), 1.0, True, "float64"), N=1, C=C, H=H, W=W))
+    variant = {"scheme": scheme, "n_iter": 3}
+    found = (gradients(function, row, variant, arrays) for function in (kernel(row), operator(row)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-11, atol=1e-11)
 
 
 # Displacement map
@@ -577,9 +608,109 @@ def test_displacement_map_of_many_channels_is_as_exact_as_float32(dtype):
         torch.testing.assert_close(g, w, rtol=relative, atol=2e-6)
 
 
+@only_triton
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
+def test_a_product_of_thirds_leaves_out_what_is_stated(dtype):
+    """One product in each sum, so that nothing is seen but what is left out, below 2^-24, and the rounding of six sums.
+
+    The product of the middle parts is up to 2^-18.
+    """
+    random = torch.Generator().manual_seed(0)
+    a, b = torch.rand((2, 16, 16), generator=random) + 1
+    a, b, out = a * torch.eye(16), b.to(dtype), torch.empty(16, 16)
+    multiply[(1,)](a, b, out, SIDE=16)
+    want = a.double() @ b.double()
+    assert ((out - want).abs() <= 2.0**-23 * want).all()
+    mantissas = a.diagonal().view(torch.int32) & 0x7FFF  # what is below the first third
+    assert (mantissas != 0).all()
+
+
 def test_displacement_map_of_one_gradient_alone():
     f0, f1 = features(1, 3, 5, 6)
     _, g0, g1 = map_and_gradients(f0, f1, radius=1, tau=0.1)
     for n, want in enumerate((g0, g1)):
         f = [t.detach().requires_grad_(k == n) for k, t in enumerate((f0, f1))]
         assert torch.equal(map_and_gradients(*f, wanted=[f[n]], radius=1, tau=0.1)[1], want)
+
+
+# The ends of a type's range
+
+SCALES = {torch.float32: (1e-30, 1e-22, 1e-19, 1e19, 1e20, 2e38), torch.float16: (1e-6, 3e4)}
+SCALES[torch.bfloat16] = SCALES[torch.float32]
+# From where on what an operator is defined by is itself out of the range of float32: sums of several values, their
+# squares in the scheme "released" and in a pyramid. A flow is in pixels and has no scale.
+LEAVES = {"off": 2e38, "losses": 2e38, "metrics": 2e38, "tvl1": 2e38, "released": 1e19, "tvl1.pyramid_flow": 1e19}
+UNIT_OF = {torch.float32: 1e-4, torch.bfloat16: 2**-6, torch.float16: 2**-9}
+
+
+def is_linear(row):
+    """Whether a gradient has the scale of its cotangents."""
+    return row.id.startswith(("off.", "warp."))
+
+
+def at_scale(row, variant, scale, dtype, size):
+    """Arguments, those that are maps anywhere from -scale to scale; which these are."""
+    arrays = without_eager(row, row.inputs(SeededFill((0,), 1.0, True, "float64"), **{d: size[d] for d in row.dims}))
+    maps = [name for name in batched(row) if not (name == "flow" and row.id.startswith("warp.")) and name != "mask"]
+    args, random = tensors(arrays), torch.Generator().manual_seed(0)
+    for name in maps:
+        args[name] = (torch.rand(args[name].shape, generator=random, dtype=torch.float64) * 2 - 1) * scale
+    return {k: v.to(dtype) if v.is_floating_point() else v for k, v in args.items()}, maps
+
+
+def outputs_at(function, row, variant, args, maps, scale, dtype):
+    """Values, and gradients of the maps."""
+    given = {k: v.to(dtype) if v.is_floating_point() else v for k, v in args.items()}
+    wanted = [name for name in row.differentiable if name in maps]
+    given |= {name: given[name].clone().requires_grad_() for name in wanted}
+    with np.errstate(all="ignore"):  # Triton's interpreter is NumPy
+        values = as_list(function(**given, **variant))
+        random = torch.Generator().manual_seed(0)
+        size = scale if is_linear(row) else 1.0
+        weights = [torch.rand(v.shape, generator=random, dtype=torch.float64) * 2 - 1 for v in values]
+        weights = [
+            (w * size).to(dtype if v.is_floating_point() else v.dtype) for w, v in zip(weights, values, strict=True)
+        ]
+        found = torch.autograd.grad(values, [given[name] for name in wanted], weights) if wanted else ()
+    return [v.detach().double() for v in values], [g.double() for g in found]
+
+
+def leaves_range(row, variant, scale):
+    words = row.id, row.id.partition(".")[0], variant.get("scheme")
+    return scale >= min(LEAVES.get(word, np.inf) for word in words)
+
+
+@pytest.mark.parametrize(
+    "dtype, scale",
+    [pytest.param(dtype, scale, id=f"{str(dtype)[6:]}-{scale:g}") for dtype in SCALES for scale in SCALES[dtype]],
+)
+@each_variant
+def test_the_ends_of_a_types_range(row, variant, dtype, scale):
+    """Where eager PyTorch in that type has what it has in float64, so has the kernel; and it is finite where that is.
+
+    Of values that do not leave the range the kernel has all.
+    """
+    size = {"N": 2, "C": 5, "T": 3, "H": 7, "W": 9}
+    args, maps = at_scale(row, variant, scale, dtype, size)
+    got, want, eager = (
+        outputs_at(function, row, variant, args, maps, scale, kind)
+        for function, kind in ((kernel(row), dtype), (operator(row), torch.float64), (operator(row), dtype))
+    )
+    follows = variant.get("scheme") == "released" and leaves_range(row, variant, scale)
+    for place, found in enumerate(zip(got, want, eager, strict=True)):
+        for ours, true, theirs in zip(*found, strict=True):
+            assert ours[theirs.isfinite()].isfinite().all()
+            finite = true[true.isfinite()].abs()
+            unit = UNIT_OF[dtype] * (finite.max() if finite.numel() else 1.0) + torch.finfo(dtype).tiny
+
+            def right(x, true=true, unit=unit):
+                return ((x - true).abs() <= unit) | (x == true) | (x.isnan() & true.isnan())
+
+            if follows:  # squares overflow in both: then the data moves nothing
+                near = (ours - theirs).abs() <= unit
+                assert place or (near | ~theirs.isfinite()).all()
+                continue
+            assert (right(ours) | ~right(theirs)).all()
+            if dtype != torch.float16 and not leaves_range(row, variant, scale):
+                assert right(theirs).double().mean() > 0.9
+                assert place or right(ours).all()

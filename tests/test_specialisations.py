@@ -6,6 +6,7 @@ those that `benchmarks/resources.py` records, with the integers of each replaced
 """
 
 import os
+import re
 import runpy
 from functools import cache
 from pathlib import Path
@@ -106,6 +107,14 @@ def test_deterministic_warp_of_one_column(dtype):
         if arguments[0].dtype == dtype:
             names = [parameter.name for parameter in kernel.params]
             assert compiled(with_integers(launch, [names.index("W")], 1)).asm["cubin"]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_norms_of_the_cost_volume_are_correctly_rounded(dtype):
+    """Not by approximations: at a low temperature their error, up to 2 units in the last place, is many exponents."""
+    launch = next(one for one in launches()["costvol_triton._norms"] if one[1][0].dtype == dtype)
+    found = re.findall(r"\b(?:sqrt|div|rcp|rsqrt)(?:\.\w+)*\.f32", compiled(launch).asm["ptx"])
+    assert set(found) == {"sqrt.rn.f32", "div.rn.f32"}
 
 
 @pytest.mark.slow
