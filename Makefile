@@ -87,9 +87,9 @@ lint: .venv/.stamp
 
 # Each environment is made anew: nothing that a later version left behind is in it. torch of the registry brings CUDA.
 test-lowest:
-	@echo "== lowest NumPy and SciPy, without torch"
+	@echo "== lowest NumPy, SciPy and OpenCV, without torch"
 	rm -rf build/lowest && $(PYTHON) -m venv build/lowest
-	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c lowest.txt pytest pytest-timeout hypothesis -e .
+	build/lowest/bin/python -m pip install --quiet --disable-pip-version-check $(PIP_FLAGS) -c lowest.txt pytest pytest-timeout hypothesis jsonschema -e '.[video]'
 	build/lowest/bin/python -m pytest
 	@echo "== lowest torch, Triton, numba and all else"
 	rm -rf build/lowest-torch && $(PYTHON) -m venv build/lowest-torch

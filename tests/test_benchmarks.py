@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
-import jsonschema
 import pytest
+
+jsonschema = pytest.importorskip("jsonschema")
+pytest.importorskip("torch")
 
 torch = pytest.importorskip("torch")
 

@@ -4,16 +4,17 @@ import re
 from dataclasses import dataclass
 from itertools import pairwise
 
-import cv2
 import numpy as np
 import pytest
-import torch
 
-from motionspec.data.augment import SCALES
-from motionspec.data.clips import Clips, Epochs, View, loader
-from motionspec.data.video import VideoError
-from motionspec.models.table import CAFFE, Frames
-from motionspec.refimpl import warp
+cv2 = pytest.importorskip("cv2")
+torch = pytest.importorskip("torch")
+
+from motionspec.data.augment import SCALES  # noqa: E402
+from motionspec.data.clips import Clips, Epochs, View, loader  # noqa: E402
+from motionspec.data.video import VideoError  # noqa: E402
+from motionspec.models.table import CAFFE, Frames  # noqa: E402
+from motionspec.refimpl import warp  # noqa: E402
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
 
-from motionspec.data.flow_cache import TVL1
-from motionspec.ops import tvl1
+torch = pytest.importorskip("torch")
+
+from motionspec.data.flow_cache import TVL1  # noqa: E402
+from motionspec.ops import tvl1  # noqa: E402
 
 FEW = {"n_scales": 2, "n_warps": 2, "n_iter": 5}  # fast
 

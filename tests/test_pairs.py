@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+
 from motionspec.data.pairs import Pairs
 from motionspec.data.video import VideoError
 from motionspec.models.table import Frames

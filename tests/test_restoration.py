@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
+pytest.importorskip("torch")
+
 from motionspec.data.degrade import jpeg2000, rate_for
 from motionspec.data.restoration import Windows
 from motionspec.data.video import VideoError
