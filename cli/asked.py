@@ -63,7 +63,7 @@ def dtypes(call: str, value: object, framework: str) -> list[str]:
         raise CannotRun(message(call, "dtype", "one type at least", repr(value)))
     for one in several:
         dtype(call, one, framework)
-    return several
+    return [str(one) for one in several]
 
 
 def whole(call: str, name: str, value: object, least: int, most: int | None = None) -> None:

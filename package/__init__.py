@@ -53,7 +53,7 @@ def check(
     from motionspec.cli import asked
     from motionspec.cli.cases import MOST_CASES
     from motionspec.cli.check import judge
-    from motionspec.cli.runner import Runner
+    from motionspec.cli.runner import CannotRun, Runner
     from motionspec.cli.text import report
 
     asked.the_equation("check", equation)
@@ -67,7 +67,7 @@ def check(
     asked.flag("grad", grad)
     asked.timeout(timeout)
     if grad and framework == "numpy":
-        raise asked.CannotRun("check: grad: expected framework='torch', which has gradients, got 'numpy'")
+        raise CannotRun("check: grad: expected framework='torch', which has gradients, got 'numpy'")
     with Runner(timeout, None if isinstance(fn, str) else fn) as runner:
         verdicts = judge(
             fn,
@@ -94,6 +94,7 @@ def case(
     Raises TypeError or ValueError in one line for arguments that make no sense.
     """
     from motionspec.cli import asked, cases
+    from motionspec.cli.runner import CannotRun
 
     asked.the_equation("case", equation)
     asked.whole("case", "k", k, 0, cases.MOST_CASES - 1)
@@ -104,4 +105,4 @@ def case(
     try:
         return cases.case(equation, k, seed=seed, dtype=dtype, framework=framework, device=device)
     except (RuntimeError, AssertionError) as error:  # a CPU build of torch asserts that there is CUDA
-        raise asked.CannotRun(f"case: device: expected a device of this machine, got {device!r}") from error
+        raise CannotRun(f"case: device: expected a device of this machine, got {device!r}") from error
