@@ -19,7 +19,7 @@ torch = pytest.importorskip("torch")
 IMPL = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "numba"
 
 import torch.autograd.forward_ad as fad  # noqa: E402
-from generated import operator  # noqa: E402
+from generated import dims_of, operator  # noqa: E402
 from test_equations import as_list, tensors  # noqa: E402
 from torch import func  # noqa: E402
 
@@ -84,14 +84,14 @@ class Case:
     def function(self, impl):
         """Of the points alone; its outputs that are made of numbers, infinite ones as the constants that they are."""
         others = {name: a for name, a in self.arrays(0).items() if name not in self.names}
+        function, names, variant = operator(self.row), self.names, self.variant  # dynamo does not trace an import
 
         def call(*points):
             dtype = points[0].dtype
             given = {name: a.to(dtype) if a.is_floating_point() else a for name, a in others.items()}
-            given |= dict(zip(self.names, points, strict=True))
-            found = as_list(operator(self.row)(**given, **self.variant, impl=impl))
-            found = [o for o in found if o.is_floating_point()]
-            if self.variant.get("border") == "exclude":
+            given |= dict(zip(names, points, strict=True))
+            found = [o for o in as_list(function(**given, **variant, impl=impl)) if o.is_floating_point()]
+            if variant.get("border") == "exclude":
                 found = [o.masked_fill(o.isinf(), 0.0) for o in found]
             return tuple(found)
 
@@ -380,7 +380,9 @@ PLAIN = {value: _f, inference_mode: _f, deterministic: _f, vmap: _f}
 # By name a kernel is right for these, and refuses all others; those of `off` are linear and have all derivatives.
 BY_NAME = {value, inference_mode, deterministic, backward, backward_of_the_last}
 LINEAR = {double_backward, double_backward_of_the_last, twice_backward_jvp}
-COMPILED = (value, backward, jvp, grad, vmap, vmap_of_grad, jvp_of_grad)
+# Within a compiled function, and of one. torch itself refuses torch.func's transforms of a compiled function.
+INSIDE = (jvp, grad, vmap, vmap_of_grad, jvp_of_grad)
+OUTSIDE = (value, backward, dual)
 
 
 def cases(impl):
@@ -417,7 +419,8 @@ def problem(case, impl, transform, expected):
     want = expected(case, case.directions(), case.weights())
     if got.shape != want.shape:
         return f"shape {tuple(got.shape)}, not {tuple(want.shape)}"
-    error = (got.double() - want).abs().max().item()
+    error = torch.where(want.isnan() & got.isnan(), 0.0, (got.double() - want).abs()).max().item()
+    want = want.nan_to_num()  # the accuracy of a class without a sample
     size = max(want.abs().max().item(), case.jacobian.abs().max().item() if case.row.differentiable else 0.0)
     return "" if error <= TOLERANCE[dtype] * size else f"differs by {error:.3g} of {size:.3g}"
 
@@ -570,3 +573,133 @@ def test_layers_and_the_losses_of_networks_promote_too():
         torch.testing.assert_close(WarpedDifference()(clip, flow), want, rtol=0, atol=0)
         found = actionflownet.multitask_loss(parts, label, flow, lam=1.0, alpha=(1.0,))
     torch.testing.assert_close(found, loss, rtol=0, atol=0)
+
+
+# -- torch.compile, torch.export ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(case, id=case.id, marks=[] if case.id in ("warp.bilinear", "off.features") else pytest.mark.slow)
+        for case in cases("auto")
+        if case.variant == dict(case.row.variants[0]) and case.row.differentiable
+    ],
+)
+def test_transforms_within_and_of_a_compiled_function(case):
+    chosen = PLAIN | FIRST | SECOND
+    found = {f"within: {t.__name__}": problem(case, "auto", compiled(t), chosen[t]) for t in INSIDE}
+    found |= {f"of: {t.__name__}": problem(case, "auto", of_compiled(t), chosen[t]) for t in OUTSIDE}
+    assert {name: text for name, text in found.items() if text} == {}
+
+
+def exported_case(case, **change):
+    """All arguments in float32, at sizes of which one may change."""
+    sizes = {dim: (SIZE | {"H": 12, "W": 13} | change)[dim] for dim in case.row.dims}
+    found = tensors(case.row.inputs(SeededFill((0,), 1.0, True, "float64"), **sizes))
+    return {name: a.float() if a.is_floating_point() else a for name, a in found.items()}
+
+
+@pytest.mark.parametrize(
+    "case",
+    [pytest.param(case, id=case.id, marks=[] if quick(case) else pytest.mark.slow) for case in FIRST_VARIANTS],
+)
+def test_exports_with_dynamic_batch_height_and_width(case):
+    """`impl="auto"`: the program has the eager formula, and its value at other sizes."""
+    function, names, variant = operator(case.row), [*case.arrays(0)], case.variant
+
+    class Module(torch.nn.Module):
+        def forward(self, *values):
+            return function(**dict(zip(names, values, strict=True)), **variant)
+
+    arrays = exported_case(case)
+    dynamic = tuple(
+        {axis: torch.export.Dim.DYNAMIC for axis, dims in enumerate(dims_of(case.row)[name]) if set(dims) & set("NHW")}
+        for name in names
+    )
+    program = torch.export.export(Module(), tuple(arrays.values()), dynamic_shapes=(dynamic,))
+    assert not any("motionspec" in str(node.target) for node in program.graph.nodes)
+    for change in ({"N": 3}, {"H": 15, "W": 14}, {"N": 5, "H": 14, "W": 16}):
+        other = exported_case(case, **change)
+        got = as_list(program.module()(*other.values()))
+        want = as_list(function(**other, **variant, impl="torch"))
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+# -- odd tensors -------------------------------------------------------------------------------------------------------
+
+
+def negative(a):
+    """A view whose negative bit is set."""
+    view = torch.complex(torch.zeros_like(a), -a).conj().imag
+    assert view.is_neg()
+    return view
+
+
+def expanded(a):
+    """Each element beside its copy, which has no memory of its own; the axis is taken off again."""
+    return a[..., None].expand(*a.shape, 2)[..., 0]
+
+
+def part_of_a_leaf(a):
+    """A view of something that requires a gradient."""
+    return torch.stack([a, a]).requires_grad_()[1]
+
+
+class Subclass(torch.Tensor):
+    pass
+
+
+ODD = {"negative bit": negative, "expanded": expanded, "view of a leaf": part_of_a_leaf}
+ODD |= {"subclass": lambda a: a.as_subclass(Subclass)}
+IMPLS = [(case, impl) for impl in DTYPE for case in cases(impl) if case.variant == dict(case.row.variants[0])]
+each_implementation = pytest.mark.parametrize("case, impl", IMPLS, ids=[f"{impl}-{case.id}" for case, impl in IMPLS])
+
+
+@each_implementation
+def test_odd_tensors_give_what_ordinary_ones_give(case, impl):
+    dtype = DTYPE[impl]
+    function = case.function(impl)
+    want = flat(function(*case.points(dtype)))
+    for name, odd in ODD.items():
+        points = [odd(p) for p in case.points(dtype)]
+        if case.id == "tvl1.pyramid_flow":  # it has no gradient, and refuses what requires one
+            points = [p.detach() for p in points]
+        got = flat(function(*points))
+        assert torch.equal(torch.Tensor(got.detach()), want), name
+        if got.requires_grad:
+            got.sum().backward()
+
+
+def test_a_view_with_its_negative_bit_has_a_gradient_too():
+    for case, impl in IMPLS:
+        if case.row.differentiable:
+            weights = case.weights(DTYPE[impl])
+            leaves = [p.requires_grad_() for p in case.points(DTYPE[impl])]
+            odd = weighted(case.function(impl), weights)(*map(negative, leaves))
+            got = torch.autograd.grad(odd, leaves)
+            want = torch.autograd.grad(weighted(case.function(impl), weights)(*leaves), leaves)
+            torch.testing.assert_close(got, want, rtol=0, atol=0, msg=f"{impl}-{case.id}")
+
+
+REFUSED = {
+    "sparse_coo": lambda a: a.to_sparse(),
+    "sparse_csr": lambda a: a.reshape(-1, a.shape[-1]).to_sparse_csr(),
+    "_mkldnn": lambda a: a.to_mkldnn(),
+    "quint8": lambda a: torch.quantize_per_tensor(a, 0.1, 0, torch.quint8),
+    "float8_e5m2": lambda a: a.to(torch.float8_e5m2),
+    "complex64": lambda a: a.to(torch.complex64),
+    "nested": lambda a: torch.nested.nested_tensor([a, a]),
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's, of tensors of these kinds
+@each_operator
+def test_tensors_that_are_not_dense_are_refused_in_one_line(case):
+    name, *_ = case.arrays(0)
+    for kind, make in REFUSED.items():
+        arguments = in_types(case, [torch.float32] * 9)
+        arguments[name] = make(arguments[name])
+        line = rf"{case.id}: {re.escape(name)}: expected a floating-point torch tensor, got a tensor of .*{kind}.*"
+        with pytest.raises(TypeError, match=f"^{line}$"):
+            called(case, arguments)
