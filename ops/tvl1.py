@@ -312,8 +312,9 @@ def representation_flow(
 
         kind = torch.promote_types(f1.dtype, torch.float32)
         weights = [th * x for k in (w["wx"], w["wy"]) for x in (_BACKWARD if k is None else k.unbind())]
-        scalars = (*weights, r, lt)
-        numbers = [x if isinstance(x, Tensor) else torch.full((), x, dtype=kind, device=f1.device) for x in scalars]
+        numbers = [
+            x if isinstance(x, Tensor) else torch.full((), x, dtype=kind, device=f1.device) for x in (*weights, r, lt)
+        ]
         return tvl1_triton.representation_flow(f1, f2, torch.stack(numbers), n_iter, released, impl != "auto")
     return _representation_flow(f1, f2, r, lt, th, w, n_iter, scheme, memory)
 
@@ -341,9 +342,9 @@ def eager_derivative(ctx: Any, impl: str, by_flow: Tensor) -> tuple[Tensor | Non
 def _representation_flow(
     f1: Tensor,
     f2: Tensor,
-    r: Number,
-    lt: Number,
-    th: Number,
+    r: Any,
+    lt: Any,
+    th: Any,
     w: dict[str, Tensor | None],
     n_iter: int,
     scheme: str,

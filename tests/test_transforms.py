@@ -704,3 +704,107 @@ def test_tensors_that_are_not_dense_are_refused_in_one_line(case):
         line = rf"{case.id}: {re.escape(name)}: expected a floating-point torch tensor, got a tensor of .*{kind}.*"
         with pytest.raises(TypeError, match=f"^{line}$"):
             called(case, arguments)
+
+
+# -- layers, and what the table of operators does not ask --------------------------------------------------------------
+
+
+def test_transforms_of_the_layers_are_those_of_their_backward():
+    """In float32, for which the operators in them take kernels; by the input and by all parameters."""
+    from motionspec.models import OFF, DisplacementMap, RepresentationFlow, WarpedDifference
+
+    torch.manual_seed(0)
+    clip, flow = torch.rand(1, 2, 3, 4, 5), 0.3 + 0.4 * torch.rand(1, 2, 2, 4, 5)
+    for memory in ("all", "sqrt"):
+        layers = [RepresentationFlow(n_iter=3, memory=memory), OFF(2, 2), DisplacementMap(1, tau=0.3)]
+        for layer, others in [*[(layer, ()) for layer in layers], (WarpedDifference(), (flow,))]:
+            parameters = dict(layer.named_parameters())
+
+            def f(parameters, a, layer=layer, others=others):
+                return func.functional_call(layer, parameters, (a, *others)).square().mean()
+
+            leaves = [*parameters.values(), clip.requires_grad_()]
+            first = torch.autograd.grad(f(parameters, clip), leaves, materialize_grads=True)
+            found, by_clip = func.grad(f, (0, 1))(parameters, clip)
+            torch.testing.assert_close([*found.values(), by_clip], [*first], rtol=1e-4, atol=1e-5)
+            v = {name: torch.randn_like(p) for name, p in parameters.items()}, torch.randn_like(clip)
+            along = func.jvp(f, (parameters, clip), v)[1]
+            torch.testing.assert_close(along, dot([*v[0].values(), v[1]], first), rtol=1e-3, atol=1e-4)
+            clips = torch.stack([clip, clip.flip(2)])
+            each = func.vmap(func.grad(f, 1), (None, 0))(parameters, clips)
+            torch.testing.assert_close(each[0], first[-1], rtol=1e-4, atol=1e-5)
+            second = gradient(dot(gradient(f(parameters, clip), leaves), (*v[0].values(), v[1])), leaves)
+            assert all(g.isfinite().all() for g in second)
+
+
+def test_half_types_have_tangents_and_second_derivatives():
+    from motionspec.ops import warp
+
+    x, flow = torch.randn(1, 2, 4, 5).bfloat16(), (0.3 + 0.4 * torch.rand(1, 2, 4, 5)).bfloat16()
+    v = torch.randn(1, 2, 4, 5).bfloat16()
+    results = []
+    for dtype, impl in ((torch.float32, "torch"), (torch.bfloat16, "auto")):
+        b, t, w = x.to(dtype), flow.to(dtype), v.to(dtype)
+        tangent = func.jvp(lambda a, b=b, impl=impl: warp.bilinear(b, a, impl=impl), (t,), (w,))[1]
+        a, d = b.clone().requires_grad_(), t.clone().requires_grad_()
+        (first,) = torch.autograd.grad(warp.bilinear(a, d, impl=impl).square().sum(), d, create_graph=True)
+        results.append([tangent, *torch.autograd.grad((first * w).sum(), (a, d))])
+    for want, got in zip(*results, strict=True):
+        assert got.dtype == torch.bfloat16 and want.any()
+        torch.testing.assert_close(got.float(), want, rtol=0, atol=0.02 * want.abs().max().item())
+
+
+def test_a_frame_that_is_given_twice_has_both_second_derivatives():
+    from motionspec.ops import warp
+
+    x, flow = torch.randn(1, 2, 4, 5), 0.3 + 0.4 * torch.rand(1, 2, 4, 5)
+    results = []
+    for impl in ("torch", "auto"):
+        a, d = x.clone().requires_grad_(), flow.clone().requires_grad_()
+        value = warp.difference(a, a, d, impl=impl).square().sum()
+        first = torch.autograd.grad(value, (a, d), create_graph=True)
+        results.append([*first, *torch.autograd.grad(sum(g.square().sum() for g in first), (a, d))])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-4, atol=1e-4)
+
+
+def test_a_backward_without_create_graph_runs_the_kernel():
+    """Compiled too: falling back is for second derivatives alone."""
+    pytest.importorskip("numba")
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    from motionspec.ops import warp
+
+    called = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            called.append(str(function))
+            return function(*args, **kwargs or {})
+
+    x, flow = torch.randn(1, 2, 4, 5, requires_grad=True), torch.rand(1, 2, 4, 5)
+    torch.compiler.reset()
+    for function in (warp.bilinear, torch.compile(warp.bilinear, fullgraph=True, backend="aot_eager")):
+        out = function(x, flow).sum()
+        called.clear()
+        with Watch():
+            out.backward()
+        assert any("warp_numba_backward" in name for name in called)
+
+
+def test_boxes_map_and_suppression_too():
+    from motionspec.ops import detection
+
+    boxes, scores = torch.tensor([[0.0, 0, 9, 9], [1, 1, 10, 10], [20, 20, 29, 29]]), torch.tensor([0.5, 0.9, 0.7])
+    kept = func.vmap(lambda b, s: detection.nms(b, s, 0.5))(boxes.expand(2, -1, -1), torch.stack([scores, -scores]))
+    want = [detection.nms(boxes, s, 0.5) for s in (scores, -scores)]
+    assert torch.equal(kept, torch.stack(want))
+
+
+@pytest.mark.slow
+@each_operator
+def test_gradcheck_in_forward_mode_and_of_many_at_once(case):
+    if case.row.differentiable:
+        points = [p.requires_grad_() for p in case.points()]
+        options = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
+        assert torch.autograd.gradcheck(case.function("torch"), points, fast_mode=True, **options)
+        assert torch.autograd.gradgradcheck(case.function("torch"), points, fast_mode=True, check_fwd_over_rev=True)
