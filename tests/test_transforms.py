@@ -615,7 +615,7 @@ def test_exports_with_dynamic_batch_height_and_width(case):
         def forward(self, *values):
             return function(**dict(zip(names, values, strict=True)), **variant)
 
-    # The sides of a pyramid's images say how many there are and how each is blurred: a program is of images of one size.
+    # The size of a pyramid's images says how many there are and how each is blurred: a program is of one size.
     free, changes = set("NHW"), [{"N": 3}, {"H": 15, "W": 14}, {"N": 5, "H": 14, "W": 16}]
     if case.id == "tvl1.pyramid_flow":
         free, changes = {"N"}, changes[:1]
@@ -812,6 +812,8 @@ def test_boxes_map_and_suppression_too():
 def test_gradcheck_in_forward_mode_and_of_many_at_once(case):
     if case.row.differentiable:
         points = [p.requires_grad_() for p in case.points()]
-        options = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": True}
+        # gradcheck's own, older vmap cannot map torch's max_pool in forward mode; torch.func's can, see above.
+        maximum = case.id in ("pool3d.gradual", "layers.max_pool")
+        options = {"check_forward_ad": True, "check_batched_grad": True, "check_batched_forward_grad": not maximum}
         assert torch.autograd.gradcheck(case.function("torch"), points, fast_mode=True, **options)
         assert torch.autograd.gradgradcheck(case.function("torch"), points, fast_mode=True, check_fwd_over_rev=True)
