@@ -45,6 +45,8 @@ test: lint
 
 test-slow: .venv/.stamp
 	$(BIN)/python -m pytest -n auto --dist worksteal -m slow
+	@echo "== transforms of Triton kernels in Triton's interpreter"
+	TRITON_INTERPRET=1 $(BIN)/python -m pytest -n auto --dist worksteal tests/test_transforms.py -k 'triton and eager_operator'
 
 # ONLY chooses rows, as pytest's -k does: ONLY="tvl1 and forward".
 bench: .venv/.stamp

@@ -59,6 +59,9 @@ What each network of `motionspec.models.table` can be turned into. Printed is th
 eager float32, relative to its largest output, narrow and with random weights, on a CPU: as a program of `torch.export`,
 as an ONNX file in onnxruntime, and compiled by inductor as one graph. `make exports` writes this page; `make test-slow`
 holds the same, with limits.
+
+Batch, height and width may be dynamic in all of them. The number of frames may not: it says how many times some layers
+run. `tests/test_networks.py` exports each network at one size and compares at three others.
 """
 
 

@@ -279,7 +279,7 @@ def whole_frame(network: nn.Module, clip: Tensor) -> Tensor:
     """What R-FCN learns of a region, its class, with the whole frame as the region: sample k is of class k."""
     assert isinstance(network, RFCN)
     maps = network.parts(clip)["class_maps"]
-    N, (H, W) = len(maps), clip.shape[-2:]
+    N, (H, W) = maps.shape[0], clip.shape[-2:]
     regions = torch.tensor([[n, 0, 0, W - 1, H - 1] for n in range(N)], dtype=maps.dtype, device=maps.device)
     votes = detection.ps_roi_pool(maps[:, :, 0], regions, network.k).mean((2, 3))
     return losses.cross_entropy(votes, torch.arange(1, N + 1, device=maps.device), reduction="mean")

@@ -407,7 +407,7 @@ def _fixed(value: Tensor) -> bool:
 def supervised(network: Any, clip: Tensor) -> Tensor:
     """The three levels, each with a loss of its own (OFF18 §4.2): sample k is of class k."""
     parts = network.parts(clip)
-    label = torch.arange(len(clip), device=clip.device)
+    label = torch.arange(clip.shape[0], device=clip.device)
     scores = torch.stack([parts[f"scores{level}"] for level in _LEVELS], 1)
     return losses.intermediate_supervision(scores, label, reduction="mean")
 

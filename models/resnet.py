@@ -229,7 +229,7 @@ class _Unit(nn.Module):
 
 def _unflat(frames: Tensor, T: int) -> Tensor:
     """Frames (N T, C, H, W) as clips (N, C, T, H, W)."""
-    return frames.unflatten(0, (len(frames) // T, T)).transpose(1, 2)
+    return frames.unflatten(0, (frames.shape[0] // T, T)).transpose(1, 2)
 
 
 def _convolution(

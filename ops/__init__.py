@@ -1,6 +1,8 @@
 """The operators in PyTorch. Same stems, names and arguments as `motionspec.refimpl`, which this never imports.
 
 Every function takes `impl="auto" | "torch"`. bfloat16 and float16 are computed in float32 and rounded once.
+Under `torch.autocast` tensors of different types meet in the widest, those of losses in float32 at least.
+Transforms of torch (`torch.func`, forward mode, double backward) are those of `impl="torch"`, which "auto" takes then.
 """
 
 if __name__ != "motionspec.ops":

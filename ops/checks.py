@@ -9,6 +9,7 @@ from motionspec.checks import choice, message, positive, shapes, single
 from motionspec.fused import FUSED
 
 _HALF = (torch.bfloat16, torch.float16)
+_FLOATING = (torch.float64, torch.float32, *_HALF)
 
 
 def tensors(operator: str, impl: str, /, **arguments: Any) -> list[Tensor]:
@@ -40,8 +41,7 @@ def given(
     for name, (tensor, _) in arguments.items():
         says = "a bool" if name in boolean else "an integer" if name in integer else "a floating-point"
         if not isinstance(tensor, Tensor) or _kind(tensor) != says:
-            got = f"a tensor of {tensor.dtype}" if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise TypeError(message(operator, name, f"{says} torch tensor", got))
+            raise TypeError(message(operator, name, f"{says} torch tensor", _described(tensor)))
         first = tensor if first is None else first
         _like(operator, name, tensor, first)
     shapes(operator, **arguments)
@@ -57,11 +57,25 @@ def _like(operator: str, name: str, tensor: Tensor, first: Tensor) -> None:
 
 
 def _kind(tensor: Tensor) -> str:
-    if tensor.is_floating_point():
+    if not _is_dense(tensor):
+        return "a sparse, quantised or nested"
+    if tensor.dtype in _FLOATING:
         return "a floating-point"
-    if tensor.is_complex():
-        return "a complex"
+    if tensor.is_complex() or tensor.is_floating_point():  # the types of eight bits and fewer, which compute nothing
+        return "another"
     return "a bool" if tensor.dtype == torch.bool else "an integer"
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    return tensor.layout is torch.strided and not tensor.is_nested and not tensor.is_quantized
+
+
+def _described(value: Any) -> str:
+    """What came in place of a tensor that was expected."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    kind = "nested" if value.is_nested else str(value.layout).removeprefix("torch.")
+    return f"a tensor of {value.dtype}" + ("" if kind == "strided" else f", {kind}")
 
 
 def number(operator: str, argument: str, value: Any, first: Tensor) -> Any:
@@ -70,12 +84,11 @@ def number(operator: str, argument: str, value: Any, first: Tensor) -> Any:
     Of a tensor only type, device and size are checked, against `first`, the first argument. Raises TypeError for
     another type, ValueError for more or fewer elements, another device, or a Python number that is not finite or <= 0.
     """
-    if isinstance(value, Tensor) and value.is_floating_point():
+    if isinstance(value, Tensor) and _kind(value) == "a floating-point":
         single(operator, argument, tuple(value.shape))
         _like(operator, argument, value, first)
         return widened(value).reshape(())
     if not isinstance(value, int | float):
-        got = f"a tensor of {value.dtype}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(message(operator, argument, "a number or a floating-point torch tensor", got))
+        raise TypeError(message(operator, argument, "a number or a floating-point torch tensor", _described(value)))
     positive(operator, argument, value)
     return value

@@ -1,9 +1,10 @@
 """What the kernels that numba compiles for the CPU share (`ops/*_numba.py`): how to compile and how to share out work.
 
 Threads are those of torch's own OpenMP team, as many as `torch.get_num_threads()`; Python's where torch has another
-runtime, or in a forked process, in which OpenMP hangs. A kernel holds no lock while it runs. Not `prange`: of numba's
-threading layers "workqueue" ends the process where two threads of the caller meet, and "omp" where a forked process, as
-a DataLoader's, comes to it after its parent did.
+runtime, or in a forked process, in which OpenMP hangs. So do torch's own operators there, and with them the half types,
+which torch converts: such a process first calls `torch.set_num_threads(1)`, as a DataLoader's workers do. A kernel
+holds no lock while it runs. Not `prange`: of numba's threading layers "workqueue" ends the process where two threads of
+the caller meet, and "omp" where a forked process, as a DataLoader's, comes to it after its parent did.
 
 The first call of a kernel for each dtype compiles it, which the logger "motionspec" announces; the result is cached
 beside its file or in the user's cache folder. Where neither can be written, each process compiles again.

@@ -112,11 +112,12 @@ def eager_derivative(ctx: Any, impl: str, grad: Tensor) -> tuple[Tensor | None, 
 
     `ctx` has saved the two maps first, and holds all other arguments as `options`.
     """
-    *numbers, exclude, named = ctx.options
+    R_h, R_w, tau, exclude, named = ctx.options
     if not by_eager("costvol.displacement_map", impl, named, grad):
         return None
     border = "exclude" if exclude else "zero"
-    return eager_gradients(lambda a, b: _displacement_map(a, b, *numbers, border), ctx.saved_tensors[:2], grad)
+    maps = ctx.saved_tensors[:2]
+    return eager_gradients(lambda f0, f1: _displacement_map(f0, f1, R_h, R_w, tau, border), maps, grad)
 
 
 def _volume(operator: str, impl: str, c: Tensor) -> list[Tensor]:

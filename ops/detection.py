@@ -23,7 +23,7 @@ def ps_roi_pool(x: Tensor, rois: Tensor, k: int = 7, spatial_scale: float = 0.06
     k, s = count("detection.ps_roi_pool", "k", k), positive("detection.ps_roi_pool", "spatial_scale", spatial_scale)
     a, regions = tensors("detection.ps_roi_pool", impl, x=(x, "N C H W"), rois=(rois, "R 5"))
     N, C, H, W = a.shape
-    R, classes = len(regions), C // k**2
+    R, classes = regions.shape[0], C // k**2
     if C % k**2:
         raise ValueError(message("detection.ps_roi_pool", "x", f"C a multiple of k^2={k**2}", f"C={C}"))
     regions = regions.detach().double()  # the edges of the bins, as the reference has them
@@ -155,7 +155,7 @@ def nms(boxes: Tensor, scores: Tensor, threshold: float, *, impl: str = "auto") 
     boxes = _sized(b.detach().double()[order])
     keep = torch.ones_like(order, dtype=torch.bool)
     # One step a box: each needs the decision on all before it, and only the device knows that.
-    for r in range(len(boxes) - 1):
+    for r in range(boxes.shape[0] - 1):
         removed = keep[r] & (_overlap(boxes[r : r + 1], boxes[r + 1 :]) > threshold)
         keep = torch.cat([keep[: r + 1], keep[r + 1 :] & ~removed])
     return torch.zeros_like(keep).scatter(0, order, keep)
@@ -206,15 +206,15 @@ def propose(
     order = torch.argsort(torch.where(large, s, -torch.inf), descending=True, stable=True)[:pre_nms]
     boxes, s = boxes[order], s[order]
     # As `nms`, but with a step for each box that is kept, of which few are asked for: it is the first of those left.
-    alive, sized, places = large[order], _sized(boxes), torch.arange(len(order), device=s.device)
+    alive, sized, places = large[order], _sized(boxes), torch.arange(order.shape[0], device=s.device)
     found, valids = [places[:0]], [alive[:0]]
-    for _ in range(min(post_nms, len(order))):
+    for _ in range(min(post_nms, order.shape[0])):
         r = alive.byte().argmax(0, keepdim=True)  # has an axis: as an index without any its value would be looked at
         found.append(r)
         valids.append(alive[r])
         alive = alive & (places != r) & ~(_overlap(sized[r], sized) > threshold)
     first, valid = torch.cat(found), torch.cat(valids)
-    left = post_nms - len(first)
+    left = post_nms - first.shape[0]
     boxes, s = torch.where(valid[:, None], boxes[first], 0.0), torch.where(valid, s[first], 0.0)
     return (
         F.pad(boxes, (0, 0, 0, left)).to(deltas.dtype),

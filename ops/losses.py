@@ -59,7 +59,7 @@ def _given(operator: str, impl: str, arguments: dict[str, tuple[Any, str]], mask
     checked = given(operator, impl, boolean=("mask",), integer=("label",), **arguments)
     found = dict(zip(arguments, checked, strict=True))
     if mean:
-        some(operator, first, len(found["target"]))
+        some(operator, first, found["target"].shape[0])
     return found
 
 
@@ -289,8 +289,8 @@ def _reduced(operator: str, total: Tensor, scores: Tensor, reduction: str) -> Te
     """The sum over the samples, or the mean of them."""
     if reduction == "sum":
         return total
-    some(operator, "scores", len(scores))
-    return total / len(scores)
+    some(operator, "scores", scores.shape[0])
+    return total / scores.shape[0]
 
 
 @in_float32

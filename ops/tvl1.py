@@ -311,8 +311,9 @@ def representation_flow(
 
         kind = torch.promote_types(f1.dtype, torch.float32)
         weights = [th * x for k in (w["wx"], w["wy"]) for x in (_BACKWARD if k is None else k.unbind())]
-        scalars = (*weights, r, lt)
-        numbers = [x if isinstance(x, Tensor) else torch.full((), x, dtype=kind, device=f1.device) for x in scalars]
+        numbers = [
+            x if isinstance(x, Tensor) else torch.full((), x, dtype=kind, device=f1.device) for x in (*weights, r, lt)
+        ]
         return tvl1_triton.representation_flow(f1, f2, torch.stack(numbers), n_iter, released, impl != "auto")
     return _representation_flow(f1, f2, r, lt, th, w, n_iter, scheme, memory)
 
@@ -340,9 +341,9 @@ def eager_derivative(ctx: Any, impl: str, by_flow: Tensor) -> tuple[Tensor | Non
 def _representation_flow(
     f1: Tensor,
     f2: Tensor,
-    r: Number,
-    lt: Number,
-    th: Number,
+    r: Any,
+    lt: Any,
+    th: Any,
     w: dict[str, Tensor | None],
     n_iter: int,
     scheme: str,
@@ -428,7 +429,7 @@ def pyramid_flow(
         if image.requires_grad and torch.is_grad_enabled():
             expected = "a tensor without gradient, which this has none for: detach it, or use torch.no_grad()"
             raise ValueError(message(name, argument, expected, "one that requires it"))
-    if not len(image0):
+    if image0.shape[0] == 0:
         return torch.empty_like(image0).expand(-1, 2, -1, -1)
     with torch.no_grad():
         f1, f2 = widened(image0), widened(image1)
@@ -440,7 +441,7 @@ def pyramid_flow(
         pyramid = [(f1, f2)]
         for h, w in _sizes(f1.shape[2], f1.shape[3], n_scales, scale)[1:]:
             pyramid.append((_smaller(pyramid[-1][0], h, w), _smaller(pyramid[-1][1], h, w)))
-        u = f1.new_zeros(len(f1), 2, *pyramid[-1][0].shape[2:])
+        u = f1.new_zeros(f1.shape[0], 2, *pyramid[-1][0].shape[2:])
         for f1, f2 in reversed(pyramid):
             (h, w), (h0, w0) = f1.shape[2:], u.shape[2:]
             u = torch.cat([_resize(u[:, :1], h, w) * (w / w0), _resize(u[:, 1:], h, w) * (h / h0)], 1)

@@ -6,6 +6,7 @@ import inspect
 import io
 import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -226,6 +227,29 @@ def test_exports(name, form):
         pytest.importorskip("onnxruntime")
         pytest.importorskip("onnxscript")
     assert exports.difference(small(name).float(), clip_of(name).float(), form) < exports.FORMS[form][1]
+
+
+# The fastest; `make test-slow` exports them all.
+QUICK = "off-dncnn"
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == QUICK else pytest.mark.slow) for n in networks()])
+def test_exports_with_dynamic_batch_height_and_width(name):
+    """The program, exported at one size, gives the network's result at others."""
+    _, (C, T, _, _) = networks()[name].cases()[0]
+    network, generator = small(name).float(), torch.Generator().manual_seed(0)
+
+    def clip(N, H, W):
+        return torch.randn(N, C, T, H, W, generator=generator)
+
+    free = dict.fromkeys((0, 3, 4), torch.export.Dim.DYNAMIC)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch about itself
+        program = torch.export.export(network, (clip(2, 96, 128),), dynamic_shapes=(free,)).module()
+        for size in ((3, 96, 128), (1, 128, 96), (5, 64, 192)):
+            x = clip(*size)
+            close(program(x).numpy(), network(x).numpy(), 1e-4)
 
 
 def test_the_page_of_exports_has_every_network_and_what_the_limits_allow():

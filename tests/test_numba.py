@@ -21,6 +21,9 @@ if IMPL != "numba":
 SIZE = {"N": 8, "C": 12, "T": 4, "H": 28, "W": 30}  # enough work for three threads
 
 
+LARGE = {"N": 2, "C": 8, "T": 3, "H": 96, "W": 96}  # what torch converts in more than one thread
+
+
 def inputs(row):
     fill = SeededFill((0,), 1.0, True, "float64")
     return without_eager(row, row.inputs(fill, **{dim: SIZE[dim] for dim in row.dims}))
@@ -50,7 +53,9 @@ def test_the_number_of_threads_does_not_show(row, variant, threads, monkeypatch)
 
 
 def _child(queue, row, args):
-    queue.put([out.numpy() for out in as_list(kernel(row)(**args))])
+    queue.put(
+        [out.float().numpy() if out.dtype == torch.bfloat16 else out.numpy() for out in as_list(kernel(row)(**args))]
+    )
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -70,6 +75,32 @@ def test_runs_in_a_forked_process_and_in_threads_of_the_caller(row, threads):
     child.start()
     for got, out in zip(queue.get(timeout=60), want, strict=True):
         np.testing.assert_array_equal(got, out.numpy())
+    child.join()
+    assert child.exitcode == 0
+
+
+def _child_of_one_thread(queue, row, args):
+    torch.set_num_threads(1)
+    _child(queue, row, args)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+@each_row
+def test_half_types_run_in_a_forked_process_that_sets_one_thread(row, threads):
+    """As the workers of a DataLoader do; without it torch's own conversion hangs (docs/kernels.md)."""
+    threads(2)
+    torch.ones(1 << 20).bfloat16().float()  # the parent uses its threads
+    # Large, so that torch would share out the conversion.
+    arrays = without_eager(
+        row, row.inputs(SeededFill((0,), 1.0, True, "bfloat16"), **{dim: LARGE[dim] for dim in row.dims})
+    )
+    args = tensors(arrays, "bfloat16") | dict(row.variants[0])
+    queue = multiprocessing.get_context("fork").Queue()
+    child = multiprocessing.get_context("fork").Process(target=_child_of_one_thread, args=(queue, row, args))
+    want = [out.float().numpy() for out in as_list(kernel(row)(**args))]
+    child.start()
+    for got, out in zip(queue.get(timeout=60), want, strict=True):
+        np.testing.assert_array_equal(got, out)
     child.join()
     assert child.exitcode == 0
 
