@@ -14,10 +14,20 @@ if os.environ.get("TRITON_INTERPRET") == "1":
 FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
-def put_aside(name, sm, constants):
-    """Bytes that a thread spills: none, but for one kernel by Triton 3.6, which reads them once for each window."""
-    old = triton.__version__.startswith("3.6.") and (name, sm) == ("tvl1_triton.backward", "89")
-    return 8 if old and "WHOLE=True RELEASED=True" in constants else 0
+# Kernels that fill all 128 registers that 512 threads leave each, and put 8 bytes of a thread aside: by the version of
+# Triton and architecture. They are read back once for each window, of hundreds of accesses to its scratch. Other ways to
+# write the kernel moved the spill to another architecture or variant.
+PUT_ASIDE = {
+    ("3.6", "89"): ("WHOLE=True RELEASED=True",),
+    ("3.7", "100"): ("WHOLE=True RELEASED=True", "WHOLE=False RELEASED=False"),
+}
+
+
+def put_aside(name, sm, types, constants):
+    """Bytes that a thread spills: none, but for backward of representation flow in float32 where the table says so."""
+    version = ".".join(triton.__version__.split(".")[:2])
+    known = PUT_ASIDE.get((version, sm), ()) if (name, types) == ("tvl1_triton.backward", "*fp32 *fp64") else ()
+    return 8 if any(which in constants for which in known) else 0
 
 
 # A minute for each: `make test` compiles for the GPU that the benchmarks name, `make test-slow` for the others.
@@ -36,7 +46,7 @@ def test_kernels_do_not_spill_and_take_what_is_committed(monkeypatch, tmp_path, 
     for name, sm, types, constants, _warps, registers, local, shared, rounding, units in rows:
         line = f"{name} sm_{sm} {types}"
         assert int(registers) <= made["REGISTERS"], line
-        assert int(local) == put_aside(name, sm, constants), line
+        assert int(local) == put_aside(name, sm, types, constants), line
         assert int(shared) <= made["SHARED"][capability], line
         assert rounding in ({"rn"} if "bf16" in types and name not in wide else {"rn", "-"}), line
         multiplies = name in ("costvol_triton.forward", "costvol_triton.backward")
