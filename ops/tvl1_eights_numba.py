@@ -113,9 +113,10 @@ def _row_backward(s, below, bar, bar_below, d, s0, bar0, d0, d_above, grow, by_r
             a = rho[i] + hx[i] * ux + hy[i] * uy
             # No branch holds a load or a store: each would be made apart, under a mask.
             sign = (one if a > limit[i] else zero) - (one if a < -limit[i] else zero)
+            clamped = a != a and epsilon != zero  # as the derivative of torch.clamp takes NaN
             a = a if sign == zero else zero
             z = -(hx[i] * bar_x + hy[i] * bar_y)
-            z = z if sign == zero else zero
+            z = zero if sign != zero or clamped else z
             z = zero if inverse[i] == zero else z
             grow[g] += z
             grow[g + V] += z * ux - a * bar_x

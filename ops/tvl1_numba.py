@@ -114,10 +114,11 @@ def _dual_backward(bar_px, bar_py, to_dx, to_dy, by_r, bar, px, py, u, S, w):
 
 
 @apart
-def _primal_backward(bx, by, by_rho, by_hx, by_hy, by_gx, by_gy, ux, uy, rho, hx, hy, limit, inverse, d, S):
+def _primal_backward(bx, by, by_rho, by_hx, by_hy, by_gx, by_gy, ux, uy, rho, hx, hy, limit, inverse, d, epsilon, S):
     """bx, by: by the flow after it, become those by the flow before, d (4, cells) from `_dual_backward` included.
 
-    What the others grow by is the derivative by rho / L, by h and, where clipped, by lambda theta g itself.
+    What the others grow by is the derivative by rho / L, by h and, where clipped, by lambda theta g itself. The scheme
+    "released" (epsilon > 0) takes NaN for clipped, as the derivative of torch.clamp does.
     """
     zero, one = rho.dtype.type(0), rho.dtype.type(1)
     bar_x, bar_y, rho, hx, hy = inner(bx, S, 0), inner(by, S, 0), inner(rho, S, 0), inner(hx, S, 0), inner(hy, S, 0)
@@ -136,9 +137,10 @@ def _primal_backward(bx, by, by_rho, by_hx, by_hy, by_gx, by_gy, ux, uy, rho, hx
         a = rho[i] + hx[i] * ux[i] + hy[i] * uy[i]
         # No branch holds a load or a store: each would be made apart, under a mask.
         sign = (one if a > limit[i] else zero) - (one if a < -limit[i] else zero)
+        clamped = a != a and epsilon != zero
         a = a if sign == zero else zero
         z = -(hx[i] * x + hy[i] * y)
-        z = z if sign == zero else zero
+        z = zero if sign != zero or clamped else z
         one_over = inverse[i]
         z = zero if one_over == zero else z
         by_gx[i] -= sign * x
@@ -244,6 +246,7 @@ def _backward(f1, f2, by_flow, bar1, bar2, sums, w, n, k, numbers, low, high):
                 cells[3],
                 cells[4],
                 d,
+                w[6],
                 S,
             )
         pad(by_r, S, 1, 0)

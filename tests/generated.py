@@ -9,7 +9,7 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 
-from motionspec.cli.cases import HALF, apart, boxes, rounded, spread
+from motionspec.cli.cases import HALF, apart, boxes, is_large, is_smooth, rounded, scale, sizes, spread
 from motionspec.refimpl.equations import EQUATIONS, Equation
 from motionspec.refimpl.row import by_element
 
@@ -94,6 +94,13 @@ def dims_of(row: Equation) -> dict[str, list[str]]:
         name: ["".join(dim for dim in row.dims if other[dim][name][axis] != size) for axis, size in enumerate(shape)]
         for name, shape in shapes().items()
     }
+
+
+def smooth_case(H: int, W: int) -> int:
+    """The number of the first case of maps of that size that lies away from kinks and has values of magnitude 1."""
+    row = EQUATIONS["warp.bilinear"]
+    numbers = (k for k in range(1000) if is_smooth(k) and scale(k) == 1 and not is_large(k))
+    return next(k for k in numbers if (sizes(row, k, 0)["H"], sizes(row, k, 0)["W"]) == (H, W))
 
 
 def operator(row: Equation) -> Callable[..., Any]:

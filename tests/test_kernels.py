@@ -16,7 +16,7 @@ torch = pytest.importorskip("torch")
 IMPL = "triton" if os.environ.get("TRITON_INTERPRET") == "1" else "numba"
 pytest.importorskip(IMPL, reason=f"no {IMPL} here: pip install 'motionspec[{IMPL}]'")
 
-from generated import batched, operator  # noqa: E402
+from generated import batched, operator, smooth_case  # noqa: E402
 from test_equations import SMOOTH, as_list, assert_agrees, channels_last, leaves, strided, tensors  # noqa: E402
 from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
@@ -236,20 +236,21 @@ def test_no_multiple_of_a_block(row, variant, size):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("k", [0, 4, 6], ids=["1x1", "3x2", "6x5"])
+@pytest.mark.parametrize("H, W", [(1, 1), (3, 2), (6, 5)])
 @each_smooth_variant
-def test_gradcheck(row, variant, k):
+def test_gradcheck(row, variant, H, W):
+    k = smooth_case(H, W)
     args, wanted = leaves(row, exact_case(row, k))
 
     def function(*values):
         return kernel(row)(**args | dict(zip(row.differentiable, values, strict=True)), **variant)
 
-    assert torch.autograd.gradcheck(function, wanted, fast_mode=k > 0)  # the interpreter needs 10 ms for a program
+    assert torch.autograd.gradcheck(function, wanted, fast_mode=H > 1)  # the interpreter needs 10 ms for a program
 
 
 @each_smooth_variant
 def test_a_second_derivative_is_right_or_refused_in_one_line(row, variant):
-    args, wanted = leaves(row, exact_case(row, 4))
+    args, wanted = leaves(row, exact_case(row, smooth_case(3, 2)))
 
     def function(*values):
         return kernel(row)(**args | dict(zip(row.differentiable, values, strict=True)), **variant)
@@ -639,7 +640,15 @@ SCALES = {torch.float32: (1e-30, 1e-22, 1e-19, 1e19, 1e20, 2e38), torch.float16:
 SCALES[torch.bfloat16] = SCALES[torch.float32]
 # From where on what an operator is defined by is itself out of the range of float32: sums of several values, their
 # squares in the scheme "released" and in a pyramid. A flow is in pixels and has no scale.
-LEAVES = {"off": 2e38, "losses": 2e38, "metrics": 2e38, "tvl1": 2e38, "released": 1e19, "tvl1.pyramid_flow": 1e19}
+LEAVES = {
+    "off": 2e38,
+    "warp.difference": 2e38,
+    "losses": 2e38,
+    "metrics": 2e38,
+    "tvl1": 2e38,
+    "released": 1e19,
+    "tvl1.pyramid_flow": 1e19,
+}
 UNIT_OF = {torch.float32: 1e-4, torch.bfloat16: 2**-6, torch.float16: 2**-9}
 
 
@@ -677,6 +686,8 @@ def outputs_at(function, row, variant, args, maps, scale, dtype):
 
 def leaves_range(row, variant, scale):
     words = row.id, row.id.partition(".")[0], variant.get("scheme")
+    if row.id == "tvl1.pyramid_flow" and scale <= 1e-19:  # made for greys up to 255: |g|^2 underflows, in eager too
+        return True
     return scale >= min(LEAVES.get(word, np.inf) for word in words)
 
 

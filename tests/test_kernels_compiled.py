@@ -181,8 +181,8 @@ PLANTED = {
     ),
     "names of a loop begin as one value": (
         "off_triton",
-        "d0, d1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)",
-        "d0 = tl.zeros((BLOCK,), WIDE)\n        d1 = d0",
+        "a1, b1, c1 = tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE), tl.zeros((BLOCK,), WIDE)",
+        "a1, b1, c1 = a0, b0, c0",
         of("off.features"),
     ),
     "the product of the middle parts is left out": (

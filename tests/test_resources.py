@@ -70,7 +70,8 @@ def test_every_variant_of_warp_is_compiled():
     signs = {(1, None, None), (-1, None, None)}
     minus = {(1, None, False), (-1, None, False), (-1, None, True)}
     forward = {(1, False, None), (-1, False, None), (-1, True, None)}
-    assert found == {"_forward": forward, "_backward": minus, "_cells": signs, "_gather": minus}
+    gather = {(None, None, False), (None, None, True)}
+    assert found == {"_forward": forward, "_backward": minus, "_cells": signs, "_gather": gather}
 
 
 def test_both_schemes_are_compiled_for_maps_of_one_window_and_of_several():
