@@ -660,7 +660,7 @@ def test_check_returns_verdicts_or_raises_the_report(timeout):
     gain = 1.0
     check = partial(motionspec.check, lambda f: gain * right(f), CROSS, timeout=timeout)
     (verdict,) = check()
-    assert (verdict.ok, verdict.id, verdict.checked, verdict.cases) == (True, CROSS, "value", 40)
+    assert (verdict.ok, verdict.id, verdict.checked, verdict.cases) == (True, CROSS, "value", DEFAULT_CASES)
     gain = 2.0
     with pytest.raises(AssertionError, match=r"what differs: the gain of F: 2 times the expected") as caught:
         check()
@@ -1342,7 +1342,7 @@ def test_cases_variants_and_dtypes_are_what_was_asked_for(command, tmp_path):
         assert (status, err) == (0, "")
         return [(v["variant"]["kernel"], v["dtype"], v["cases"]) for v in strict_json(tmp_path / "v")["verdicts"]]
 
-    assert asked() == [("paper", "float64", 40), ("sobel", "float64", 40)]
+    assert asked() == [("paper", "float64", DEFAULT_CASES), ("sobel", "float64", DEFAULT_CASES)]
     assert asked("--cases", 1) == [("paper", "float64", 1), ("sobel", "float64", 1)]
     assert asked("--cases", 45, "--variant", "kernel=sobel") == [("sobel", "float64", 45)]
     assert asked("--cases", 3, "--dtype", "float32,float16", "--variant", "kernel=paper") == [

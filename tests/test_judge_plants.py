@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import motionspec
-from motionspec.cli.cases import rounded
+from motionspec.cli.cases import DEFAULT_CASES, rounded
 from motionspec.refimpl import brightness, costvol, losses, metrics, off, warp
 from motionspec.refimpl.equations import EQUATIONS
 
@@ -126,7 +126,7 @@ def test_all_findings_are_in_the_verdict():
         ("wrong shape", "returned 1 arrays of shape (1, 1, 5, 7), expected 2"),
         ("raises", "KeyError"),
     ] or len(found) == 4
-    assert sum(f["cases"] for f in found) <= verdict.cases == 40
+    assert sum(f["cases"] for f in found) <= verdict.cases == DEFAULT_CASES
     assert all(f["failure"]["reproduce"] for f in found)
 
 
@@ -137,7 +137,7 @@ def test_one_raise_at_one_pixel_does_not_end_the_judging():
 
     report = report_of(needs_two, "off.cross_gradient")
     assert re.search(
-        r"raises on \d+ of 40 cases, those with sides of length 1 \(all else agrees\): IndexError", report
+        rf"raises on \d+ of {DEFAULT_CASES} cases, those with sides of length 1 \(all else agrees\): IndexError", report
     ), report
     assert "returns" not in report.splitlines()[3] and "differs" not in report.splitlines()[3]
 
