@@ -13,7 +13,7 @@ from motionspec.cli import rounding
 from motionspec.cli.cases import is_large, is_smooth, rounded
 from motionspec.cli.compare import TOLERANCE, as_outputs, compare, forward_tolerance, ulp
 from motionspec.cli.rounding import ROUNDING, Ask, Nudge, Part
-from motionspec.cli.where import KINKS, SIDES, Measures, circumstances, describe, having, sides
+from motionspec.cli.where import KINKS, SIDES, Circumstances, Measures, circumstances, describe, having, sides
 from motionspec.refimpl.equations import Equation
 from motionspec.refimpl.row import arguments
 
@@ -203,7 +203,8 @@ class _Explanation:
     def _better(self, region: str, hypothesis: _Hypothesis, gains: Sequence[float], dtype: str) -> str:
         """The region, or what fits the differing cases better: all of them are no reason to name one that does not."""
         failing = self._differing(hypothesis, gains, dtype)
-        mine, best = having(self.cases, region, failing), describe(self.cases, failing)
+        cases = self._telling(self._want(hypothesis.meaning), failing)
+        mine, best = having(cases, region, failing), describe(cases, failing)
         if best is not None and (mine is None or best.share > mine.share):
             return best.differs
         return "ties and kinks (the cases without any agree)" if region == KINKS else f"{region} (all else agrees)"
@@ -407,6 +408,7 @@ class _Explanation:
     def _which_cases(self, meanings: Sequence[tuple[int, str, Callable[[_Inputs], Any]]]) -> str:
         """A meaning under which some cases agree, and what those that differ have in common."""
         straight = tuple(range(len(self.names)))
+        straight_failing = {record.number for record in self.records}
         for _, says, function in sorted(meanings, key=lambda meaning: meaning[0]):
             wants = self._want((says, function))
             if any(g.shape != w.shape for got, want in zip(self.got, wants, strict=True) for g, w in zip(got, want)):  # noqa: B905
@@ -418,9 +420,20 @@ class _Explanation:
             agreeing = [n for n, record in enumerate(self.records) if record.number not in failing]
             if sum(bool(np.any(w != 0)) for n in agreeing for w in wants[n]) < 2:
                 continue  # zeros agree with zeros
-            if best := describe(self.cases, failing):
+            if says and not failing < straight_failing:
+                continue  # it makes nothing clearer, or something worse
+            straight_failing = straight_failing if says else failing
+            if best := describe(self._telling(wants, failing), failing):
                 return "; ".join(filter(None, [says, best.differs]))
         return ""
+
+    def _telling(self, wants: Sequence[Sequence[np.ndarray]], failing: set[int]) -> list[Circumstances]:
+        """The cases that fail, and those that could: where 0 is expected, a multiple of what is right agrees."""
+        return [
+            case
+            for case, want in zip(self.cases, wants, strict=True)
+            if case.number in failing or any(np.any(w != 0) for w in want)
+        ]
 
     def _closest(self) -> str:
         """The variant with which most values agree, if they are many."""

@@ -130,6 +130,20 @@ def test_all_findings_are_in_the_verdict():
     assert all(f["failure"]["reproduce"] for f in found)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_gravest_finding_stands_for_all_whatever_case_comes_first(turned):
+    from motionspec.cli.verdict import GRAVITY, Failure, Verdict
+
+    verdict = Verdict("off.cross_gradient", {}, "float64", "value")
+    for kind in GRAVITY[:: -1 if turned else 1]:
+        for number in (3, 4):
+            verdict.add(kind, f"{kind} in {number}", number, lambda n=number: Failure(n, {}, ""))
+    assert verdict.kinds == GRAVITY == tuple(finding.kind for finding in verdict.findings)
+    assert (verdict.kind, verdict.note) == ("differs", "differs in 3")
+    assert verdict.failure is verdict.findings[0].failure and verdict.failure.case == 3
+    assert all(finding.numbers == [3, 4] for finding in verdict.findings)
+
+
 def test_one_raise_at_one_pixel_does_not_end_the_judging():
     def needs_two(f):
         f[..., 1, :], f[..., 1]  # IndexError where a side is 1
@@ -448,6 +462,17 @@ def test_only_what_has_sides_is_said_to_have_some(equation):
     fn = where(equation, lambda given: 1 in next(iter(given.values())).shape[-2:])
     for says in explanation(report_of(fn, equation)):
         assert "sides" not in says
+
+
+def test_a_departure_that_agrees_in_fewer_cases_is_no_explanation():
+    """Shares in float32: wrong in those cases only in which the number of samples is no power of 2."""
+
+    def in_single(scores, label, k=1):
+        return np.asarray(np.float32(metrics.top_k(scores, label, k=k)), np.float64)
+
+    for k in (1, 2):
+        (says,) = explanation(report_of(in_single, "metrics.top_k", variant={"k": k}))
+        assert not any(word in says for word in ("departure", "variant", "gain", "kinks")), says
 
 
 # -- the closest -------------------------------------------------------------------------------------------------------
