@@ -396,6 +396,8 @@ class _Explanation:
         worst = 0.0
         for record, got, want in zip(self.records, self.got, self._want(hypothesis.meaning), strict=True):
             for part in self._case_parts(hypothesis, gains, got, want, record):
+                if part.want.dtype != np.float64:
+                    continue  # a mask has no units
                 part = _where(part, hypothesis.region[1](record))
                 finite = np.isfinite(part.want) & np.isfinite(part.got)
                 error, size = np.abs(part.got - part.want)[finite], np.abs(part.want)[finite]

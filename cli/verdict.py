@@ -11,7 +11,7 @@ from motionspec.refimpl.equations import EQUATIONS
 
 # The kinds of findings, the gravest first: what is wrong in silence, then what has the wrong form, then what stops.
 GRAVITY = (
-    *("differs", "returns NaN", "changes its input"),
+    *("returns NaN", "differs", "changes its input"),
     *("wrong dtype", "wrong shape", "wrong type", "no gradient"),
     *("raises", "crashes", "never returns", "missing"),
 )

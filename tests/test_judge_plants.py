@@ -137,9 +137,9 @@ def test_the_gravest_finding_stands_for_all_whatever_case_comes_first(turned):
     verdict = Verdict("off.cross_gradient", {}, "float64", "value")
     for kind in GRAVITY[:: -1 if turned else 1]:
         for number in (3, 4):
-            verdict.add(kind, f"{kind} in {number}", number, lambda n=number: Failure(n, {}, ""))
+            verdict.add(kind, f"{kind}: in {number} (a.py:1)", number, lambda n=number: Failure(n, {}, ""))
     assert verdict.kinds == GRAVITY == tuple(finding.kind for finding in verdict.findings)
-    assert (verdict.kind, verdict.note) == ("differs", "differs in 3")
+    assert (verdict.kind, verdict.note) == ("returns NaN", "returns NaN: in 3 (a.py:1)")
     assert verdict.failure is verdict.findings[0].failure and verdict.failure.case == 3
     assert all(finding.numbers == [3, 4] for finding in verdict.findings)
 
