@@ -553,13 +553,29 @@ def _narrow_inputs(
 ) -> Iterator[tuple[int, str, Callable[[_Inputs], Any]]]:
     """All inputs, or one, rounded to a narrower type, and all else right."""
     names = [name for name, array in arrays.items() if array.dtype == np.float64]
+    exact = partial(_call, row, row.reference, dict(variant), _as_it_is)
+    outputs = as_outputs(exact(arrays))
+    masks = [name for name, output in zip(row.outputs, outputs, strict=True) if output.dtype != np.float64]
+    masks = masks if len(masks) < len(outputs) else []
     for narrow, size in ROUNDING.items():
         if size <= ROUNDING.get(dtype, 0.0):
             continue
         for chosen in [names, *([name] for name in names if len(names) > 1)]:
             says = "the inputs are" if chosen == names else f"{chosen[0]} is"
             change = partial(_rounded, chosen, narrow)
-            yield _MISTAKE, f"{says} rounded to {narrow}", partial(_call, row, row.reference, dict(variant), change)
+            meaning = partial(_call, row, row.reference, dict(variant), change)
+            yield _MISTAKE, f"{says} rounded to {narrow}", meaning
+            if masks:
+                but = f"{says} rounded to {narrow}, but for {' and '.join(masks)}"
+                yield _MISTAKE, but, partial(_with_exact_masks, meaning, exact)
+
+
+def _with_exact_masks(
+    meaning: Callable[[_Inputs], Any], exact: Callable[[_Inputs], Any], arrays: _Inputs
+) -> tuple[np.ndarray, ...]:
+    """The numbers as one meaning has them, the masks as another has."""
+    pairs = zip(as_outputs(meaning(arrays)), as_outputs(exact(arrays)), strict=True)
+    return tuple(number if number.dtype == np.float64 else mask for number, mask in pairs)
 
 
 def _rounded(names: Sequence[str], dtype: str, arrays: _Inputs) -> _Inputs:

@@ -364,6 +364,19 @@ def test_a_lack_of_precision_is_named(equation, fn, dtype, name, seed):
     assert dtype in says and ("precision" in says or "rounded" in says), says
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("masks", [False, True], ids=["a mask of exact inputs", "a mask of narrow inputs"])
+def test_narrow_inputs_are_named_beside_a_mask_too(dtype, masks):
+    exact = EQUATIONS["brightness.constancy_residual"].reference
+
+    def narrow(f0, f1, flow):
+        residual, mask = exact(*(cast(array, dtype) for array in (f0, f1, flow)))
+        return residual, mask if masks else exact(f0, f1, flow)[1]
+
+    (says,) = explanation(report_of(narrow, "brightness.constancy_residual"))
+    assert re.fullmatch(f"the inputs are rounded to {dtype}(, but for mask)?", says), says
+
+
 def test_noise_is_called_noise():
     rng = np.random.default_rng(0)
     (says,) = explanation(
