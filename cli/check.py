@@ -3,7 +3,6 @@
 import importlib.util
 import itertools
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -147,20 +146,28 @@ class Judge:
     def _calls(self, numbers: Iterable[int], verdicts: Sequence[Verdict]) -> Iterator[int]:
         """Case numbers, the smallest inputs first, as long as the callable comes back.
 
-        After a call that does not come back the largest inputs are next: what happens on small ones only must not hide
-        the others. When such calls have taken two timeouts, the rest is not judged, and the verdicts say so.
+        After a call that does not come back, those are next that are least like it, the largest of them first: what
+        happens on small inputs only, or on batches, must not hide the others. When such calls have taken two timeouts,
+        the rest is not judged, and the verdicts say so.
         """
-        waiting = deque(self._by_size(numbers))
-        lost, from_the_end = 0.0, False
+        waiting, lost = self._by_size(numbers), 0.0
         while waiting:
             if self.runner.timeout is not None and lost >= 2 * self.runner.timeout:
                 break
             before, start = self.runner.lost, time.monotonic()
-            yield waiting.pop() if from_the_end else waiting.popleft()
+            k = waiting.pop(0)
+            yield k
             if self.runner.lost > before:
-                from_the_end, lost = not from_the_end, lost + time.monotonic() - start
+                lost += time.monotonic() - start
+                waiting = self._by_size(waiting)[::-1]
+                waiting.sort(key=partial(self._likeness, k))
         for verdict in verdicts:
             verdict.unasked = len(waiting)
+
+    def _likeness(self, k: int, other: int) -> int:
+        """How many sizes of two cases are 1 in both, or in neither."""
+        mine, its = sizes(self.row, k, self.seed), sizes(self.row, other, self.seed)
+        return sum((mine[dim] == 1) == (its[dim] == 1) for dim in mine)
 
     def value(self, cases: int, progress: Callable[[int, int], None]) -> Verdict:
         """Compare the value on `cases` inputs, the smallest first; every case in which it can be compared counts."""
@@ -334,8 +341,11 @@ class Judge:
         if gain not in (0, 1) and all(slope.agrees(gain) for slope in slopes):
             amount = f"the gain of the gradient: {gain:.6g} times the expected"
             return f"what differs: {'the sign of the gradient' if gain == -1 else amount}"
-        cases = circumstances(self.row, asked, self._measures)
-        best = describe(cases, {slope.number for slope in slopes if not slope.agrees()})
+        wrong = {slope.number for slope in slopes if not slope.agrees()}
+        telling = wrong | {slope.number for slope in slopes if abs(slope.want) > slope.tolerance}
+        # Where 0 is expected, a gradient that is a multiple of the right one is right: such cases tell nothing.
+        cases = [case for case in circumstances(self.row, asked, self._measures) if case.number in telling]
+        best = describe(cases, wrong)
         return f"what differs: {best.differs}" if best else ""
 
     def _say_where(self, verdict: Verdict, asked: Sequence[tuple[int, dict[str, np.ndarray]]]) -> None:

@@ -9,6 +9,17 @@ import numpy as np
 from motionspec.cli.compare import Precision
 from motionspec.refimpl.equations import EQUATIONS
 
+# The kinds of findings, the gravest first: what is wrong in silence, then what has the wrong form, then what stops.
+GRAVITY = (
+    *("returns NaN", "differs", "changes its input"),
+    *("wrong dtype", "wrong shape", "wrong type", "no gradient"),
+    *("raises", "crashes", "never returns", "missing"),
+)
+
+
+def _gravity(kind: str) -> int:
+    return GRAVITY.index(kind)
+
 
 @dataclass
 class Failure:
@@ -59,13 +70,13 @@ class Verdict:
     variant: dict[str, Any]
     dtype: str
     checked: str  # "value" or "gradient of NAME"
-    kind: str = "agrees"  # or that of the first finding
+    kind: str = "agrees"  # or that of the gravest finding
     cases: int = 0
     telling: int = 0  # those of them that zeros would fail
     error: float = 0.0  # the worst |got - expected| of all cases
     tolerance: float = 0.0  # the tolerance there
     used: float = 0.0  # the largest |got - expected| / tolerance, which may be elsewhere
-    note: str = ""  # what differs in the equation's terms, or the first finding in words, or a remark
+    note: str = ""  # what differs in the equation's terms, or the gravest finding in words, or a remark
     failure: Failure | None = None
     precision: Precision | None = None  # of values that are numbers and could be compared
     findings: list[Finding] = field(default_factory=list)
@@ -80,7 +91,7 @@ class Verdict:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of all findings, in the order in which they came."""
+        """The kinds of all findings, the gravest first: their order does not depend on that of the cases."""
         return tuple(dict.fromkeys(finding.kind for finding in self.findings)) or (self.kind,)
 
     def fold(self, error: float, tolerance: float, used: float | None = None) -> None:
@@ -97,8 +108,9 @@ class Verdict:
                 finding.numbers.append(number)
                 return
         self.findings.append(Finding(kind, says, [number], failure()))
-        if self.ok:
-            self.kind, self.note, self.failure = kind, says, self.findings[0].failure
+        self.findings.sort(key=lambda finding: _gravity(finding.kind))
+        if self.kind != (gravest := self.findings[0]).kind:
+            self.kind, self.note, self.failure = gravest.kind, gravest.says, gravest.failure
 
     def numbers(self, *kinds: str) -> set[int]:
         """The cases with a finding of one of these kinds; of any kind if none is named."""

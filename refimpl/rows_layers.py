@@ -28,6 +28,15 @@ def _transposed_inputs(fill: Fill, N: int, S: int, C: int, H: int, W: int, P: in
     }
 
 
+def _padding_counts(
+    x: np.ndarray, size: tuple[int, int], *, stride: tuple[int, int], padding: tuple[int, int], ceil_mode: bool
+) -> np.ndarray:
+    """`max_pool` with zeros in the padding: they win in windows that reach over the border, and in no others."""
+    out = layers.max_pool(x, size, stride=stride, padding=padding, ceil_mode=ceil_mode).shape[2:]
+    wide = np.pad(x, ((0, 0), (0, 0), *((side, side) for side in padding)))
+    return layers.max_pool(wide, size, stride=stride, ceil_mode=ceil_mode)[:, :, : out[0], : out[1]]
+
+
 def _norm_inputs(fill: Fill, N: int, C: int, H: int, W: int) -> Args:
     return {
         "x": fill("x", (N, C, H, W), "value"),
@@ -177,7 +186,7 @@ ROWS = (
             (change(size=(9, 9)), "x: expected sides, with padding, of at least (9, 9), got (8, 9)"),
         ),
         mutants=(
-            ("padding counts as 0", lambda x, size, **k: np.maximum(layers.max_pool(x, size, **k), 0)),
+            ("padding counts as 0", _padding_counts),
             ("minimum", lambda x, size, **k: -layers.max_pool(-x, size, **k)),
             ("one pixel late", lambda x, size, **k: layers.max_pool(np.roll(x, -1, 3), size, **k)),
         ),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import motionspec
-from motionspec.cli.cases import rounded
+from motionspec.cli.cases import DEFAULT_CASES, rounded
 from motionspec.refimpl import brightness, costvol, losses, metrics, off, warp
 from motionspec.refimpl.equations import EQUATIONS
 
@@ -126,8 +126,22 @@ def test_all_findings_are_in_the_verdict():
         ("wrong shape", "returned 1 arrays of shape (1, 1, 5, 7), expected 2"),
         ("raises", "KeyError"),
     ] or len(found) == 4
-    assert sum(f["cases"] for f in found) <= verdict.cases == 40
+    assert sum(f["cases"] for f in found) <= verdict.cases == DEFAULT_CASES
     assert all(f["failure"]["reproduce"] for f in found)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_gravest_finding_stands_for_all_whatever_case_comes_first(turned):
+    from motionspec.cli.verdict import GRAVITY, Failure, Verdict
+
+    verdict = Verdict("off.cross_gradient", {}, "float64", "value")
+    for kind in GRAVITY[:: -1 if turned else 1]:
+        for number in (3, 4):
+            verdict.add(kind, f"{kind}: in {number} (a.py:1)", number, lambda n=number: Failure(n, {}, ""))
+    assert verdict.kinds == GRAVITY == tuple(finding.kind for finding in verdict.findings)
+    assert (verdict.kind, verdict.note) == ("returns NaN", "returns NaN: in 3 (a.py:1)")
+    assert verdict.failure is verdict.findings[0].failure and verdict.failure.case == 3
+    assert all(finding.numbers == [3, 4] for finding in verdict.findings)
 
 
 def test_one_raise_at_one_pixel_does_not_end_the_judging():
@@ -137,7 +151,7 @@ def test_one_raise_at_one_pixel_does_not_end_the_judging():
 
     report = report_of(needs_two, "off.cross_gradient")
     assert re.search(
-        r"raises on \d+ of 40 cases, those with sides of length 1 \(all else agrees\): IndexError", report
+        rf"raises on \d+ of {DEFAULT_CASES} cases, those with sides of length 1 \(all else agrees\): IndexError", report
     ), report
     assert "returns" not in report.splitlines()[3] and "differs" not in report.splitlines()[3]
 
@@ -350,6 +364,19 @@ def test_a_lack_of_precision_is_named(equation, fn, dtype, name, seed):
     assert dtype in says and ("precision" in says or "rounded" in says), says
 
 
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("masks", [False, True], ids=["a mask of exact inputs", "a mask of narrow inputs"])
+def test_narrow_inputs_are_named_beside_a_mask_too(dtype, masks):
+    exact = EQUATIONS["brightness.constancy_residual"].reference
+
+    def narrow(f0, f1, flow):
+        residual, mask = exact(*(cast(array, dtype) for array in (f0, f1, flow)))
+        return residual, mask if masks else exact(f0, f1, flow)[1]
+
+    (says,) = explanation(report_of(narrow, "brightness.constancy_residual"))
+    assert re.fullmatch(f"the inputs are rounded to {dtype}(, but for mask)?", says), says
+
+
 def test_noise_is_called_noise():
     rng = np.random.default_rng(0)
     (says,) = explanation(
@@ -448,6 +475,17 @@ def test_only_what_has_sides_is_said_to_have_some(equation):
     fn = where(equation, lambda given: 1 in next(iter(given.values())).shape[-2:])
     for says in explanation(report_of(fn, equation)):
         assert "sides" not in says
+
+
+def test_a_departure_that_agrees_in_fewer_cases_is_no_explanation():
+    """Shares in float32: wrong in those cases only in which the number of samples is no power of 2."""
+
+    def in_single(scores, label, k=1):
+        return np.asarray(np.float32(metrics.top_k(scores, label, k=k)), np.float64)
+
+    for k in (1, 2):
+        (says,) = explanation(report_of(in_single, "metrics.top_k", variant={"k": k}))
+        assert not any(word in says for word in ("departure", "variant", "gain", "kinks")), says
 
 
 # -- the closest -------------------------------------------------------------------------------------------------------
