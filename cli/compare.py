@@ -26,9 +26,9 @@ GRADIENT_TOLERANCE = {
 }
 # Of n products of both signs, added one after another, the partial sums are of size sqrt(n) / 3, and the rounding of
 # each is a step of a random walk: in all 2^-24 n / 7. Four standard deviations of it are float32's absolute errors
-# above for a value of 128 products and for a gradient of 256; small cases have no more, but for the bias of a transposed
-# convolution. Where a row says that its sums are longer, its absolute tolerance grows with n, as the error does. Float64
-# has room.
+# above for a value of 128 products and for a gradient of 256. Small cases have no more, but for the bias of a
+# transposed convolution. Where a row says that its sums are longer, its absolute tolerance grows with n, as the error
+# does. Float64 has room.
 SUMMED, GRADIENT_SUMMED = 128, 256
 _HALF_SUBNORMAL = {"float16": 2.0**-25, "bfloat16": 2.0**-134}
 # Bits of the significand, and the exponent of the smallest number above 0.

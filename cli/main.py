@@ -412,8 +412,8 @@ def list_equations(arguments: argparse.Namespace) -> int:
 
 _LONG_SUMS = (
     f"but in float64 the absolute one is n / {SUMMED} times the usual for a value that is a sum of n > {SUMMED}\n"
-    f"            products, n / {GRADIENT_SUMMED} for a gradient of n > {GRADIENT_SUMMED}: so grows the rounding of a sum "
-    "term by term"
+    f"            products, n / {GRADIENT_SUMMED} for a gradient of n > {GRADIENT_SUMMED}: "
+    "so grows the rounding of a sum term by term"
 )
 
 
