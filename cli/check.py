@@ -299,16 +299,21 @@ class Judge:
         weights: Sequence[np.ndarray | None],
         gradient: np.ndarray | None,
         limit: int = 64,
+        magnitude: float | None = None,
     ) -> list[Slope]:
-        """Fold one gradient into its verdict, element by element up to `limit` elements."""
+        """Fold one gradient into its verdict, element by element up to `limit` elements.
+
+        magnitude: of the values, if the arrays are not those of case k in the judge's type.
+        """
         if gradient is None:
             says = f"the output does not depend on {name} for autograd"
             verdict.add("no gradient", says, k, partial(self._failure, k, gradient=name))
             return []
-        relative, absolute = gradient_tolerance(self.row, name, self.dtype, scale(k, self.dtype), self._summed(k, name))
+        magnitude = scale(k, self.dtype) if magnitude is None else magnitude
+        relative, absolute = gradient_tolerance(self.row, name, self.dtype, magnitude, self._summed(k, name))
         slopes, differs = [], False
         for index, direction in directions(gradient.shape, k, limit):
-            difference = step(self.row, name, scale(k, self.dtype))
+            difference = step(self.row, name, magnitude)
             want = directional(self.row, self.variant, arrays, name, direction, weights, difference)
             along = gradient[index] if index is not None else gradient * direction
             got = float(np.sum(along))

@@ -221,7 +221,8 @@ def _hold_gradients(case: Case, known: Arrays, gradients: Arrays, seed: int) -> 
     weights = [known.get(f"cotangent.{name}") for name in case.row.outputs]
     for name, gradient in gradients.items():
         verdict = Verdict(case.row.id, case.variant, "float64", f"gradient of {name}")
-        judge.compare_gradient(verdict, case.k, name, part_of(known, "input"), weights, gradient, limit=0)
+        inputs = part_of(known, "input")
+        judge.compare_gradient(verdict, case.k, name, inputs, weights, gradient, limit=0, magnitude=case.scale)
         if not verdict.ok:
             says = f"the operator's {verdict.kind} from the oracle's" if verdict.kind == "differs" else verdict.kind
             raise CannotRun(f"{case.row.id}: {verdict.checked}: {says}; see `motionspec check {case.row.id} --grad`")
