@@ -549,7 +549,7 @@ def test_only_long_sums_have_more_tolerance(row):
 
 
 def test_vectors_are_held_against_differences_of_the_step_that_fits_their_values():
-    """Case 11 has values of 1e-3 in float64, but of 1 in the half types, and so in the file: a step for 1e-3 lost digits."""
+    """Case 11 has values of 1e-3 in float64, but of 1 in half types, so in the file: a step for 1e-3 lost digits."""
     pytest.importorskip("torch")
     case = Case(EQUATIONS["off.residual_rate"], 1, 11)
     assert case.scale == 1 and cases.scale(11) < 1
