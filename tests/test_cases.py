@@ -167,10 +167,14 @@ def test_a_gradient_that_is_wrong_for_some_sizes_differs(where, dtype):
     assert [v.kind for v in found] == ["agrees", "differs", "differs"]
 
 
+# Of a single pixel with zeros around it the derivative is 0: zeros are no mistake there.
+NO_MISTAKE = [("off.spatial_gradient", "1 x 1")]
+
+
 @pytest.mark.parametrize("equation", ["warp.bilinear", "costvol.cosine", "tvl1.divergence", "off.spatial_gradient"])
-@each_size
-def test_a_value_that_is_wrong_for_some_sizes_differs(where, equation):
-    row = EQUATIONS[equation]
+@pytest.mark.parametrize("size", MAPS)
+def test_a_value_that_is_wrong_for_some_sizes_differs(size, equation):
+    row, where = EQUATIONS[equation], MAPS[size]
 
     def wrong(*args):
         found = row.reference(*args, **row.variants[0])
@@ -178,7 +182,7 @@ def test_a_value_that_is_wrong_for_some_sizes_differs(where, equation):
         return tuple(f * factor for f in found) if isinstance(found, tuple) else found * factor
 
     (verdict,) = verdicts(wrong, equation)
-    assert verdict.kind == "differs"
+    assert verdict.kind == ("agrees" if (equation, size) in NO_MISTAKE else "differs")
 
 
 OTHERS = {
