@@ -93,6 +93,10 @@ class Judge:
         arrays = exact_case(self.row.id, k, seed=self.seed, dtype=self.dtype)
         return {name: array for name, array in arrays.items() if name not in self.left_out}
 
+    def _summed(self, k: int, name: str) -> int:
+        """Of how many products an element of output `name`, or of the gradient of argument `name`, is a sum."""
+        return self.row.summed(name, sizes(self.row, k, self.seed))
+
     def wants(self, arrays: dict[str, np.ndarray]) -> list[np.ndarray]:
         """What the oracle says."""
         return as_outputs(self.row.reference(**arrays, **self.variant))
@@ -247,7 +251,7 @@ class Judge:
         differs = False
         for n, (name, got, want, unit) in enumerate(zip(self.row.outputs, gots, wants, units, strict=True)):
             want = in_range(want, self.dtype)
-            bounds = forward_tolerance(self.row, self.dtype, unit)
+            bounds = forward_tolerance(self.row, self.dtype, unit, self._summed(k, name))
             result = compare(got, want, *bounds)
             verdict.fold(result.error, result.tolerance, result.used)
             if want.dtype == np.float64:
@@ -302,16 +306,21 @@ class Judge:
         weights: Sequence[np.ndarray | None],
         gradient: np.ndarray | None,
         limit: int = 64,
+        magnitude: float | None = None,
     ) -> list[Slope]:
-        """Fold one gradient into its verdict, element by element up to `limit` elements."""
+        """Fold one gradient into its verdict, element by element up to `limit` elements.
+
+        magnitude: of the values, if the arrays are not those of case k in the judge's type.
+        """
         if gradient is None:
             says = f"the output does not depend on {name} for autograd"
             verdict.add("no gradient", says, k, partial(self._failure, k, gradient=name))
             return []
-        relative, absolute = gradient_tolerance(self.row, name, self.dtype, scale(k, self.dtype))
+        magnitude = scale(k, self.dtype) if magnitude is None else magnitude
+        relative, absolute = gradient_tolerance(self.row, name, self.dtype, magnitude, self._summed(k, name))
         slopes, differs = [], False
         for index, direction in directions(gradient.shape, k, limit):
-            difference = step(self.row, name, scale(k, self.dtype))
+            difference = step(self.row, name, magnitude)
             want = directional(self.row, self.variant, arrays, name, direction, weights, difference)
             along = gradient[index] if index is not None else gradient * direction
             got = float(np.sum(along))

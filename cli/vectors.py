@@ -113,15 +113,16 @@ class Case:
             raise CannotRun(f"{self.row.id}: {problem}; see `motionspec check {self.row.id} --grad`")
         return {f"gradient.{name}": np.asarray(outcome.gradients[name]) for name in self.row.differentiable}
 
-    def tolerance(self, array: str, dtype: str) -> tuple[float, float]:
+    def tolerance(self, array: str, dtype: str, seed: int) -> tuple[float, float]:
         """(relative, absolute): the judge's, for an output or gradient by its name in the file."""
         part, _, name = array.partition(".")
+        summed = self.row.summed(name, self.sizes(seed))
         if part == "gradient":
-            return gradient_tolerance(self.row, name, dtype, self.scale)
+            return gradient_tolerance(self.row, name, dtype, self.scale, summed)
         degree = self.row.degree[self.row.outputs.index(name)]
-        return forward_tolerance(self.row, dtype, self.scale**degree)
+        return forward_tolerance(self.row, dtype, self.scale**degree, summed)
 
-    def entry(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    def entry(self, arrays: Mapping[str, np.ndarray], seed: int) -> dict[str, Any]:
         """What the manifest says of the file with these arrays, but for its digest."""
         parts: dict[str, list[dict[str, Any]]] = {"input": [], "output": [], "cotangent": [], "gradient": []}
         judged = {"output": self.dtypes, "gradient": self.gradient_dtypes}
@@ -130,7 +131,7 @@ class Case:
             about: dict[str, Any] = {"name": name, "array": key, "dtype": _little(array).dtype.str}
             about["shape"] = list(array.shape)
             if part in judged:
-                bounds = {dtype: self.tolerance(key, dtype) for dtype in judged[part]}
+                bounds = {dtype: self.tolerance(key, dtype, seed) for dtype in judged[part]}
                 about["tolerances"] = {d: {"relative": r, "absolute": a} for d, (r, a) in bounds.items()}
             parts[part].append(about)
         return {
@@ -202,7 +203,7 @@ def _write_case(case: Case, folder: Path, seed: int) -> dict[str, Any]:
     gradients = case.gradients(known)
     if gradients:  # an equation without any needs no operator
         _hold_gradients(case, known, part_of(gradients, "gradient"), seed)
-    entry = case.entry(known | gradients)
+    entry = case.entry(known | gradients, seed)
     told = np.frombuffer(json.dumps({"schema": SCHEMA} | entry).encode(), np.uint8)
     data = _npz(known | gradients | {"case": told})
     path = folder / case.file
@@ -220,7 +221,8 @@ def _hold_gradients(case: Case, known: Arrays, gradients: Arrays, seed: int) -> 
     weights = [known.get(f"cotangent.{name}") for name in case.row.outputs]
     for name, gradient in gradients.items():
         verdict = Verdict(case.row.id, case.variant, "float64", f"gradient of {name}")
-        judge.compare_gradient(verdict, case.k, name, part_of(known, "input"), weights, gradient, limit=0)
+        inputs = part_of(known, "input")
+        judge.compare_gradient(verdict, case.k, name, inputs, weights, gradient, limit=0, magnitude=case.scale)
         if not verdict.ok:
             says = f"the operator's {verdict.kind} from the oracle's" if verdict.kind == "differs" else verdict.kind
             raise CannotRun(f"{case.row.id}: {verdict.checked}: {says}; see `motionspec check {case.row.id} --grad`")
@@ -318,15 +320,15 @@ class Vectors:
         arrays = read_npz(path, data, AGAIN)
         known = case.known(self.seed)
         for name in (*known, *(f"gradient.{name}" for name in case.row.differentiable if case.gradient_dtypes)):
-            if name not in arrays or (name in known and not _same(case, name, arrays[name], known[name])):
+            if name not in arrays or (name in known and not _same(case, name, arrays[name], known[name], self.seed)):
                 what = f"written by motionspec {self.version}, this is {motionspec.__version__}"
                 raise CannotRun(f"{path}: {name} is not what seed {self.seed} gives here ({what}): {AGAIN}")
         return arrays
 
 
-def _same(case: Case, name: str, array: np.ndarray, want: np.ndarray) -> bool:
+def _same(case: Case, name: str, array: np.ndarray, want: np.ndarray, seed: int) -> bool:
     """Inputs and cotangents to the bit, outputs to the tolerance of float64."""
     if array.shape != want.shape or array.dtype != want.dtype:
         return False
-    bounds = case.tolerance(name, "float64") if name.startswith("output.") else (0.0, 0.0)
+    bounds = case.tolerance(name, "float64", seed) if name.startswith("output.") else (0.0, 0.0)
     return compare(array, want, *bounds).ok
