@@ -75,6 +75,11 @@ def is_large(k: int) -> bool:
     return k % _PERIOD == _PERIOD - 1
 
 
+def is_asked(row: Equation, k: int, dtype: str) -> bool:
+    """Whether case number k is judged in this type: of long sums the large ones are in float64 only."""
+    return dtype == "float64" or not (row.long_sums and is_large(k))
+
+
 def _turn(k: int) -> int:
     """The counter that smoothness and scale follow from."""
     if is_large(k):

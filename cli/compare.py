@@ -24,12 +24,6 @@ GRADIENT_TOLERANCE = {
     "bfloat16": (2**-8 + 1e-5, 1e-5),
     "float16": (2**-11 + 1e-5, 1e-5),
 }
-# Of n products of both signs, added one after another, the partial sums are of size sqrt(n) / 3, and the rounding of
-# each is a step of a random walk: in all 2^-24 n / 7. Four standard deviations of it are float32's absolute errors
-# above for a value of 128 products and for a gradient of 256. Small cases have no more, but for the bias of a
-# transposed convolution. Where a row says that its sums are longer, its absolute tolerance grows with n, as the error
-# does. Float64 has room.
-SUMMED, GRADIENT_SUMMED = 128, 256
 _HALF_SUBNORMAL = {"float16": 2.0**-25, "bfloat16": 2.0**-134}
 # Bits of the significand, and the exponent of the smallest number above 0.
 _FORMAT = {"float64": (53, -1074), "float32": (24, -149), "bfloat16": (8, -133), "float16": (11, -24)}
@@ -140,22 +134,17 @@ class Precision:
             setattr(self, name, max(getattr(self, name), float(values.max(initial=0.0))))
 
 
-def forward_tolerance(row: Equation, dtype: str, unit: float, summed: int = 1) -> tuple[float, float]:
-    """(relative, absolute) for results of magnitude `unit` in `dtype`, each a sum of `summed` products."""
+def forward_tolerance(row: Equation, dtype: str, unit: float) -> tuple[float, float]:
+    """(relative, absolute) for results of magnitude `unit` in `dtype`."""
     relative, absolute = row.tolerance.get(dtype, TOLERANCE[dtype])
-    longer = 1.0 if dtype == "float64" else max(1.0, summed / SUMMED)
-    return relative, absolute * unit * longer + _HALF_SUBNORMAL.get(dtype, 0.0)
+    return relative, absolute * unit + _HALF_SUBNORMAL.get(dtype, 0.0)
 
 
-def gradient_tolerance(row: Equation, name: str, dtype: str, scale: float, summed: int = 1) -> tuple[float, float]:
-    """(relative, absolute) for the gradient with respect to argument `name`, values being of magnitude `scale`.
-
-    summed: of how many products each element of it is a sum.
-    """
+def gradient_tolerance(row: Equation, name: str, dtype: str, scale: float) -> tuple[float, float]:
+    """(relative, absolute) for the gradient with respect to argument `name`, values being of magnitude `scale`."""
     relative, absolute = GRADIENT_TOLERANCE[dtype]
     unit = max(scale**degree for degree in row.degree) / row.unit(name, scale)
-    longer = 1.0 if dtype == "float64" else max(1.0, summed / GRADIENT_SUMMED)
-    return relative, absolute * unit * longer + _HALF_SUBNORMAL.get(dtype, 0.0)
+    return relative, absolute * unit + _HALF_SUBNORMAL.get(dtype, 0.0)
 
 
 def as_outputs(result: Any) -> list[Any]:

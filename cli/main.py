@@ -18,7 +18,6 @@ import motionspec
 from motionspec.checks import printable
 from motionspec.cli.cases import DEFAULT_CASES, DTYPES
 from motionspec.cli.check import Verdict, judge
-from motionspec.cli.compare import GRADIENT_SUMMED, SUMMED
 from motionspec.cli.inventory import ROOT, find, planned
 from motionspec.cli.networks import as_json, details, listing
 from motionspec.cli.results import judge_results
@@ -410,13 +409,6 @@ def list_equations(arguments: argparse.Namespace) -> int:
     return 0
 
 
-_LONG_SUMS = (
-    f"but in float64 the absolute one is n / {SUMMED} times the usual for a value that is a sum of n > {SUMMED}\n"
-    f"            products, n / {GRADIENT_SUMMED} for a gradient of n > {GRADIENT_SUMMED}: "
-    "so grows the rounding of a sum term by term"
-)
-
-
 def show(arguments: argparse.Namespace) -> int:
     """`motionspec show ID`."""
     if arguments.id in SINGLE:
@@ -429,8 +421,8 @@ def show(arguments: argparse.Namespace) -> int:
     print(f"{row.id}   [{row.source}]\n\n    {(row.reference.__doc__ or '').strip()}\n")
     print(f"signature:  {_signature(row.id, row.reference)}")
     print(f"variants:   {'; '.join(settings(dict(v)) or 'none' for v in row.variants)}")
-    if row.products:
-        print(f"tolerance:  {_LONG_SUMS}")
+    if row.long_sums:
+        print("cases:      large ones in float64 only: the sums are too long for the tolerances of other types")
     for label, folder in (("reference", "refimpl"), ("operator", "ops")):
         found = _functions(ROOT / folder / f"{stem}.py").get(name)
         print(f"{label + ':':<11} " + (f"{ROOT / folder / stem}.py:{found.lineno}" if found else "none yet"))

@@ -217,7 +217,7 @@ def _problem(name: str, got: np.ndarray, want: np.ndarray, allowed: Sequence[str
 def _compare(verdict: Verdict, result: Result, name: str, seed: int, said: bool) -> bool:
     """Fold one array into the verdict; whether this case differs, `said` if an array before this one did."""
     got, want, file = result.got[name], in_range(result.want[name], verdict.dtype), result.case.file
-    bounds = result.case.tolerance(name, verdict.dtype, result.seed)
+    bounds = result.case.tolerance(name, verdict.dtype)
     found = compare(got, want, *bounds)
     verdict.fold(found.error, found.tolerance, found.used)
     if name.startswith("output.") and want.dtype == np.float64:

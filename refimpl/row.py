@@ -63,9 +63,9 @@ class Equation:
     cost: float = 1
     # dtype: (relative, absolute per unit) where the table of `cli/compare.py` does not fit; the reason stands beside it
     tolerance: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    # products(**sizes) -> of how many products each element of an output, or of the gradient of an argument, is a sum:
-    # the absolute tolerance of long sums grows with it (`cli/compare.py` says why). None: no sum is long.
-    products: Callable[..., Mapping[str, int]] | None = None
+    # Whether elements are sums over all channels or pixels: in float32 and below the rounding of thousands of terms is
+    # more than the tolerance, whoever adds them. Then large cases are judged in float64 only.
+    long_sums: bool = False
     # Of central differences of the reference, per unit of the argument. Kinks are 1e-3 away; for f ~ 1/g at g = 1e-3 it
     # errs by 1e-8 of f'. A sum over many pixels is large, its rounding asks for more.
     step: float = 1e-7
@@ -75,10 +75,6 @@ class Equation:
         """The keyword-only arguments of the reference."""
         parameters = inspect.signature(self.reference).parameters.values()
         return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
-
-    def summed(self, name: str, sizes: Mapping[str, int]) -> int:
-        """Of how many products an element of that output, or of the gradient of that argument, is a sum."""
-        return self.products(**sizes).get(name, 1) if self.products else 1
 
     def unit(self, name: str, scale: float) -> float:
         """The magnitude of argument `name` in a case of that scale."""

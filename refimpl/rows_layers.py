@@ -55,28 +55,6 @@ def _linear_inputs(fill: Fill, N: int, C: int, K: int) -> Args:
     }
 
 
-# Of how many products the sums of the layers are: the gradients of weights are sums over all samples and pixels.
-
-
-def _convolution_products(N: int, S: int, C: int, H: int, W: int, P: int, Q: int) -> dict[str, int]:
-    window, pixels = (P + 1) * (Q + 1), N * (H + 2) * (W + 2)
-    return {"y": S * window, "x": C * window, "weight": pixels, "bias": pixels}
-
-
-def _transposed_products(N: int, S: int, C: int, H: int, W: int, P: int, Q: int) -> dict[str, int]:
-    window = (P + 3) * (Q + 3)
-    drawn = N * (H * 2 + P + 3) * (W * 3 + Q + 3)  # pixels of y at most, in either variant
-    return {"y": S * window, "x": C * window, "weight": N * H * W, "bias": drawn}
-
-
-def _norm_products(N: int, C: int, H: int, W: int) -> dict[str, int]:
-    return dict.fromkeys(("mean", "var", "weight", "bias"), N * H * W)
-
-
-def _linear_products(N: int, C: int, K: int) -> dict[str, int]:
-    return {"y": C, "x": K, "weight": N, "bias": N}
-
-
 def _pooled_inputs(kind: str) -> Callable[..., Args]:
     """Two pixels each way at least, because not all variants take one."""
     return lambda fill, N, C, H, W: {"x": fill("x", (N, C, H + 1, W + 1), kind)}
@@ -115,7 +93,7 @@ ROWS = (
         degree=(1,),
         differentiable=("x", "weight", "bias"),
         cost=0.25,
-        products=_convolution_products,
+        long_sums=True,
         bench=({"N": 16, "S": 64, "C": 64, "H": 54, "W": 54, "P": 2, "Q": 2},),  # 3 x 3 on 56 x 56
         bad=(
             (change(stride=(0, 1)), "stride: expected an int >= 1 or a tuple of 2 of them, got (0, 1)"),
@@ -148,7 +126,7 @@ ROWS = (
         degree=(1,),
         differentiable=("x", "weight", "bias"),
         cost=0.25,
-        products=_transposed_products,
+        long_sums=True,
         bench=({"N": 16, "S": 64, "C": 64, "H": 28, "W": 28, "P": 0, "Q": 0},),  # 3 x 3
         bad=(
             (change(stride=0), "stride: expected an int >= 1 or a tuple of 2 of them, got 0"),
@@ -175,7 +153,7 @@ ROWS = (
         outputs=("y",),
         degree=(1,),
         differentiable=("x", "mean", "var", "weight", "bias"),
-        products=_norm_products,
+        long_sums=True,
         bench=({"N": 16, "C": 64, "H": 56, "W": 56},),
         bad=((change(eps=0.0), "eps: expected a finite number above 0, got 0.0"),),
         mutants=(
@@ -256,7 +234,7 @@ ROWS = (
         outputs=("y",),
         degree=(1,),
         differentiable=("x", "weight", "bias"),
-        products=_linear_products,
+        long_sums=True,
         bench=({"N": 128, "C": 1024, "K": 101},),
         bad=((change(weight=lambda w: w[:, :2]), "weight: expected shape (O, I) with I=3, got (3, 2)"),),
         mutants=(

@@ -11,7 +11,6 @@ from generated import each_row, operator
 import motionspec
 from motionspec.cli import cases
 from motionspec.cli.check import Judge, judge, variants_to_judge
-from motionspec.cli.compare import GRADIENT_SUMMED, SUMMED, gradient_tolerance
 from motionspec.cli.main import main
 from motionspec.cli.runner import CannotRun, Runner
 from motionspec.cli.vectors import Case, _hold_gradients, part_of
@@ -490,66 +489,18 @@ def test_replaying_a_large_case_says_what_the_judge_said():
 # -- long sums in float32 ----------------------------------------------------------------------------------------------
 
 
-def one_by_one(products):
-    """Their sum along the last axis, each partial sum rounded to float32."""
-    return np.cumsum(products, axis=-1, dtype=np.float32)[..., -1]
-
-
-def pixel_by_pixel(torch, drop=0):
-    """A convolution whose weight gradient is summed in float32, one pixel after another; without the first `drop`."""
-
-    class Convolution(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx, x, weight):
-            ctx.save_for_backward(x, weight)
-            return torch.conv2d(x, weight, padding=1)
-
-        @staticmethod
-        def backward(ctx, c):
-            x, weight = ctx.saved_tensors
-            dx, _ = torch.ops.aten.convolution_backward(
-                c, x, weight, None, (1, 1), (1, 1), (1, 1), False, (0, 0), 1, (True, False, False)
-            )[:2]
-            padded = torch.nn.functional.pad(x, (1, 1, 1, 1))
-            dw = torch.empty_like(weight)
-            for i, j in np.ndindex(*weight.shape[2:]):
-                seen = padded[:, :, i : i + c.shape[2], j : j + c.shape[3]].transpose(0, 1).flatten(1)
-                wanted = c.transpose(0, 1).flatten(1)[:, None]
-                products = (wanted * seen)[..., drop if seen.shape[1] > 1000 else 0 :]
-                dw[:, :, i, j] = torch.from_numpy(one_by_one(products.numpy()))
-            return dx, dw
-
-    return lambda x, weight: Convolution.apply(x, weight)
-
-
-@pytest.mark.parametrize("drop, kind", [(0, "agrees"), (1, "differs")])
-def test_a_weight_gradient_summed_term_by_term_in_float32_agrees_and_one_without_a_term_does_not(drop, kind):
+def test_long_sums_are_judged_large_in_float64_only_and_that_is_said():
     torch = pytest.importorskip("torch")
-    options = {"framework": "torch", "grad": True, "dtypes": ["float32"]}
-    found = verdicts(
-        pixel_by_pixel(torch, drop),
-        "layers.convolution",
-        variant={"stride": (1, 1), "padding": (1, 1), "dilation": (1, 1)},
-        **options,
-    )
-    assert [v.kind for v in found] == ["agrees", "agrees", kind], [(v.checked, v.used, v.note) for v in found]
+    from motionspec.ops import layers
 
-
-@each_row()
-def test_only_long_sums_have_more_tolerance(row):
-    """None in float64, none at the sizes of small cases, and what is said is of the row's outputs and arguments."""
-    for k in DEFAULT:
-        sizes = cases.sizes(row, k, 0)
-        for name in row.differentiable:
-            usual = gradient_tolerance(row, name, "float64", 1.0)
-            assert gradient_tolerance(row, name, "float64", 1.0, row.summed(name, sizes)) == usual
-        if not cases.is_large(k):
-            assert all(row.summed(name, sizes) <= SUMMED for name in row.outputs)
-            long = {name for name in row.differentiable if row.summed(name, sizes) > GRADIENT_SUMMED}
-            # Its output has up to six pixels for one of the input's.
-            assert long <= ({"bias"} if row.id == "layers.transposed_convolution" else set())
-    if row.products:
-        assert set(row.products(**sizes)) <= {*row.outputs, *row.differentiable}
+    found = verdicts(layers.linear, "layers.linear", framework="torch", dtypes=["float64", "float32"], grad=True)
+    large = sum(map(cases.is_large, DEFAULT))
+    counts = {v.dtype: v.cases for v in found if v.checked == "value"}
+    assert counts == {"float64": len(DEFAULT), "float32": len(DEFAULT) - large} and torch
+    lines = [line for v in found for line in v.not_judged]
+    says = f"{large} large cases of layers.linear in float32 (their sums are too long for its tolerance)"
+    assert lines == [f"not judged: {says}"]
+    assert Case(EQUATIONS["layers.linear"], 0, 5).dtypes == ("float64",)
 
 
 def test_vectors_are_held_against_differences_of_the_step_that_fits_their_values():

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 torch = pytest.importorskip("torch")
 
 from motionspec.checks import message  # noqa: E402
-from motionspec.cli import cases  # noqa: E402
 from motionspec.cli.cases import DTYPES, convert, exact_case  # noqa: E402
 from motionspec.cli.compare import (  # noqa: E402
     as_outputs,
