@@ -1,6 +1,7 @@
 """Shared by all tests: where real data lies, and how hard Hypothesis searches."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,13 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "repeatable"))
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes longest in one piece comes first: as the last, it would leave the other processes idle."""
     items.sort(key=lambda item: item.path.name != "test_resources.py")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """A network that a test builds begins with the same weights each time: of others, some diverged in training."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")
