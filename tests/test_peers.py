@@ -76,7 +76,7 @@ PEERS = [
      "kornia_displacement_map grad", ""),
     ("warp.bilinear", "scipy.ndimage.map_coordinates", "scipy_map_coordinates", ""),
     ("warp.bilinear", "skimage.transform.warp", "skimage_warp outside=blend",
-     "where the longest side = 1 (all else agrees)"),
+     "only where the longest side = 1 (4 of 8 such cases; all else agrees)"),
     ("warp.bilinear", "cv2.remap", "opencv_remap float32", "the variant: this is outside='blend'"),
     ("warp.bilinear", "cv2.remap", "opencv_remap float32 outside=blend", ""),
     ("warp.bilinear", "F.grid_sample(align_corners=True), padded by a line", "torch_grid_sample",

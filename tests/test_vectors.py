@@ -201,7 +201,8 @@ def test_each_type_sees_each_size_with_its_gradient(row):
             assert every <= {tuple(case.sizes(0).values()) for case in found if is_smooth(case.k) == smooth}
         gradients = [case for case in found if dtype in case.gradient_dtypes]
         assert not row.differentiable or every <= {tuple(case.sizes(0).values()) for case in gradients}
-        assert sum(is_large(case.k) for case in found if is_smooth(case.k)) >= 4
+        large = sum(is_large(case.k) for case in found if is_smooth(case.k))
+        assert large >= 4 or (row.long_sums and dtype != "float64" and not large)
 
 
 @each_row()
@@ -226,7 +227,7 @@ def test_every_row_fits_the_schema(row):
     del schema["type"], schema["properties"], schema["required"], schema["additionalProperties"]
     validator = jsonschema.Draft202012Validator(schema)
     for case in cases_of(row)[::7]:
-        validator.validate(json.loads(json.dumps(case.entry(case.known(0), 0))))
+        validator.validate(json.loads(json.dumps(case.entry(case.known(0)))))
 
 
 @each_row()
@@ -252,7 +253,7 @@ def test_the_cases_are_enough_to_reject_every_plausible_mistake(row):
         with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
             outcome = runner.perform(mutant, request)
         return not outcome.outputs or not all(
-            compare(got, want, *case.tolerance(f"output.{name}", dtype, 0)).ok
+            compare(got, want, *case.tolerance(f"output.{name}", dtype)).ok
             for got, (name, want) in zip(outcome.outputs, wants.items(), strict=True)
         )
 
@@ -295,7 +296,7 @@ def test_inputs_are_the_same_bytes_on_every_machine():
                 digest.update(name.encode() + array.astype(array.dtype.newbyteorder("<")).tobytes())
     described = set(re.findall(r'^    kind "(\w+)', row_module.__doc__, re.M))
     assert kinds == described
-    assert digest.hexdigest() == "ef64d3b94fcbc59ef21f3d1a0324b18d74e341ebe10f0df6116f872ffd6a4641"
+    assert digest.hexdigest() == "00176c82eb768cf0b0f568abd261dffe8211851a5bc18e8fa92e177f64a5ac4d"
 
 
 def test_files_are_what_simple_readers_of_zip_understand(vectors, manifest):
