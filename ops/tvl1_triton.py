@@ -278,9 +278,10 @@ def _backward(
             by = tl.load(by_flow + (given + beside), mask=inside, other=0).to(WIDE)
             bars = (bx, by, zero, zero, zero, zero)
             state = (zero, zero, zero, zero, zero, zero)
-            for segment in range(segments):
-                _write(starts + segment * size, CELLS, spot, every_spot, state)
-                for _i in range(tl.where(segment < segments - 1, every, 0)):
+            # Another name than below, where it may have 64 bits: a variable keeps its type in a loop.
+            for begun in range(segments):
+                _write(starts + begun * size, CELLS, spot, every_spot, state)
+                for _i in range(tl.where(begun < segments - 1, every, 0)):
                     state = _iterate(state, constants, edges, w, RELEASED)
         else:
             bars = _read(bars_in + base, plane, at, inside)
