@@ -483,7 +483,8 @@ def test_peers_are_those_that_agree_in_the_workload_s_variant():
     assert "F.cosine_similarity, kornia's spatial_soft_argmax2d" in names(maps)
     assert "FlexAttention" in names(maps, "cuda") and "FlexAttention" not in names(maps)
     of = {k: Workload("metrics.top_k", {"N": 4, "K": 3}, {"k": k}, "a test") for k in (1, 2)}
-    assert names(of[1]) == [] and names(of[2]) == ["torchmetrics multiclass_accuracy(average='micro')"]
+    # torch.topk breaks ties by position, argmax takes the first: neither is the metric, where ties count against.
+    assert names(of[1]) == names(of[2]) == []
     assert not Peer("x", print, "a_package_that_is_not_there").installed
 
 
