@@ -475,6 +475,8 @@ def test_a_transform_is_that_of_the_eager_operator_or_refused_in_one_line(case, 
 
 # -- autocast ----------------------------------------------------------------------------------------------------------
 
+# What torch 2.11 does otherwise, right but slower or narrower; docs/kernels.md says so.
+OLD = tuple(map(int, torch.__version__.split(".")[:2])) < (2, 12)
 FIRST_VARIANTS = [Case(name, dict(row.variants[0]), True) for name, row in EQUATIONS.items()]
 each_operator = pytest.mark.parametrize("case", FIRST_VARIANTS, ids=[case.id for case in FIRST_VARIANTS])
 # In float32 at least under autocast: what `motionspec.ops.losses` has.
@@ -559,8 +561,10 @@ def test_autocast_compiles(name):
     arguments = in_types(case, [torch.bfloat16] + [torch.float32] * 9)
     function, variant = operator(case.row), case.variant
     compiled = torch.compile(lambda **a: function(**a, **variant), fullgraph=True, backend="aot_eager")
+    # torch 2.11 compiles the eager operator's graph, whose roundings are others than a kernel's.
+    exact = {"rtol": 1e-6, "atol": 1e-6} if OLD else {"rtol": 0, "atol": 0}
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        torch.testing.assert_close([compiled(**arguments)], called(case, arguments), rtol=0, atol=0)
+        torch.testing.assert_close([compiled(**arguments)], called(case, arguments), **exact)
 
 
 def test_layers_and_the_losses_of_networks_promote_too():
@@ -623,6 +627,8 @@ def test_exports_with_dynamic_batch_height_and_width(case):
     free, changes = set("NHW"), [{"N": 3}, {"H": 15, "W": 14}, {"N": 5, "H": 14, "W": 16}]
     if case.id == "tvl1.pyramid_flow":
         free, changes = {"N"}, changes[:1]
+    if case.id == "pool3d.gradual" and OLD:  # torch 2.11 keeps whether a side is even
+        changes = [{"N": 3}]
     arrays = exported_case(case)
     dynamic = tuple(
         {axis: torch.export.Dim.DYNAMIC for axis, dims in enumerate(dims_of(case.row)[name]) if set(dims) & free}
@@ -794,7 +800,10 @@ def test_a_backward_without_create_graph_runs_the_kernel():
 
     x, flow = torch.randn(1, 2, 4, 5, requires_grad=True), torch.rand(1, 2, 4, 5)
     torch.compiler.reset()
-    for function in (warp.bilinear, torch.compile(warp.bilinear, fullgraph=True, backend="aot_eager")):
+    functions = [warp.bilinear]
+    if not OLD:  # torch 2.11 compiles the eager operator
+        functions.append(torch.compile(warp.bilinear, fullgraph=True, backend="aot_eager"))
+    for function in functions:
         out = function(x, flow).sum()
         called.clear()
         with Watch():
