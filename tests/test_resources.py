@@ -15,8 +15,8 @@ FOLDER = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 # Kernels that fill all 128 registers that 512 threads leave each, and put 8 bytes of a thread aside: by the version of
-# Triton and architecture. They are read back once for each window. Other ways
-# to write the kernel moved the spill to another architecture or variant.
+# Triton and architecture. They are read back once for each window. Other ways to write the kernel moved the spill to
+# another architecture or variant.
 PUT_ASIDE = {
     ("3.6", "89"): ("WHOLE=True RELEASED=True",),
     ("3.7", "100"): ("WHOLE=True RELEASED=True", "WHOLE=False RELEASED=False"),
